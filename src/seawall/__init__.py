@@ -1,0 +1,1 @@
+"""Cloud file storage that stays up when the crowd arrives."""

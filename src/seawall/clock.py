@@ -1,0 +1,23 @@
+"""The only reader of the time.
+
+Durations and deadlines come from the monotonic clock, so that a clock set back or forward neither
+hastens nor delays anything. The wall clock is for what people and other programs read.
+"""
+
+import time
+from datetime import UTC, datetime
+
+
+def monotonic_s() -> float:
+    """Return seconds on a clock that only goes forward, from an arbitrary start."""
+    return time.monotonic()
+
+
+def wall_s() -> float:
+    """Return seconds since 1970-01-01 UTC, as this machine believes."""
+    return time.time()
+
+
+def now() -> datetime:
+    """Return the present moment, aware, in UTC."""
+    return datetime.now(UTC)
