@@ -1,0 +1,19 @@
+"""Everything between us and PostgreSQL: connections, batching, named queries, migrations.
+
+Only this package speaks to the driver. It knows nothing of buckets or bytes; the queries it runs
+stand in `.sql` files beside the modules that need them.
+"""
+
+from seawall.database.database import Database, DatabaseSettings, Transaction
+from seawall.database.endpoint import Endpoint
+from seawall.database.queries import Queries, Query, load_queries
+
+__all__ = [
+    "Database",
+    "DatabaseSettings",
+    "Endpoint",
+    "Queries",
+    "Query",
+    "Transaction",
+    "load_queries",
+]

@@ -1,0 +1,170 @@
+"""A listening door: accepts connections, keeps their deadlines, drains at the end."""
+
+import asyncio
+import logging
+import secrets
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from email.utils import formatdate
+from types import TracebackType
+from typing import Self
+
+from seawall.clock import wall_s
+from seawall.edge.body import BodyMemory
+from seawall.edge.connection import Connection
+from seawall.edge.exchange import Exchange, Handler, Observer
+from seawall.edge.head import BadHead
+
+log = logging.getLogger(__name__)
+
+RECEIVE_BYTES = 256 * 1024
+SWEEP_INTERVAL_S = 0.5
+BACKLOG = 4096
+BUSY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpSettings:
+    """How patient a door is, and how much it holds.
+
+    A body must make progress every `stall_s`, and after the first such time have come (or gone) at
+    `rate_min_bytes_per_s` on average: who drips a byte a second holds nothing for long.
+    """
+
+    idle_s: float = 75.0
+    head_s: float = 10.0
+    stall_s: float = 30.0
+    rate_min_bytes_per_s: float = 1024.0
+    connections_max: int = 16_000
+    body_memory_bytes: int = 96 * 1024 * 1024
+    drain_s: float = 30.0
+
+
+@dataclass(slots=True)
+class ServerCounts:
+    """What a door did so far."""
+
+    accepted: int = 0
+    refused_connections: int = 0
+    bad_heads: int = 0
+    expired: int = 0
+    failed: int = 0
+
+
+class HttpServer:
+    """Serves exchanges to a handler. State: the open connections, and the present Date header."""
+
+    def __init__(self, handler: Handler, settings: HttpSettings, *, observe: Observer, name: str = "Seawall") -> None:
+        self.handler = handler
+        self.settings = settings
+        self.observe = observe
+        self.loop = asyncio.get_running_loop()
+        self.body_memory = BodyMemory(limit_bytes=settings.body_memory_bytes)
+        # One for all connections: what is received is taken out before anything else happens.
+        self.receive_view = memoryview(bytearray(RECEIVE_BYTES))
+        self.draining = False
+        self.counts = ServerCounts()
+        self.common_headers = ""
+        self._name = name
+        self._connections: set[Connection] = set()
+        self._listeners: list[asyncio.Server] = []
+        self._request_prefix = secrets.token_hex(4).upper()
+        self._request_number = 0
+        self._sweeper: asyncio.Task[None] | None = None
+        self._all_closed: asyncio.Event = asyncio.Event()
+
+    def __repr__(self) -> str:
+        busy = sum(connection.busy for connection in self._connections)
+        return f"<HttpServer {len(self._connections)} connections, {busy} busy{', draining' if self.draining else ''}>"
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return len(self._connections)
+
+    async def __aenter__(self) -> Self:
+        self._set_date()
+        self._sweeper = asyncio.create_task(self._sweep(), name="http deadlines")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.drain()
+        assert self._sweeper is not None
+        self._sweeper.cancel()
+
+    async def listen(self, listener: socket.socket) -> None:
+        """Accept connections from a bound socket, from now on."""
+        make: Callable[[], Connection] = lambda: Connection(self)  # noqa: E731 - a factory, typed
+        self._listeners.append(await self.loop.create_server(make, sock=listener, backlog=BACKLOG))
+
+    async def drain(self) -> None:
+        """Take no more connections, let requests under way end, then close what is left."""
+        self.draining = True
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+        for connection in [*self._connections]:
+            connection.stop_when_idle()
+        if self._connections:
+            self._all_closed.clear()
+            try:
+                async with asyncio.timeout(self.settings.drain_s):
+                    await self._all_closed.wait()
+            except TimeoutError:
+                log.warning("http.drain_gave_up", extra={"connections": len(self._connections)})
+        for connection in [*self._connections]:
+            connection.abort()
+
+    # Called by connections.
+
+    def opened(self, connection: Connection) -> None:
+        """Count a new connection, or turn it away."""
+        self.counts.accepted += 1
+        self._connections.add(connection)
+        if len(self._connections) > self.settings.connections_max or self.draining:
+            self.counts.refused_connections += 1
+            connection.write(BUSY)
+            connection.stop_when_idle()
+
+    def closed(self, connection: Connection) -> None:
+        """Forget a connection."""
+        self._connections.discard(connection)
+        if not self._connections:
+            self._all_closed.set()
+
+    def refused(self, error: BadHead) -> None:
+        """Count what was no request."""
+        if error.status == 408:
+            self.counts.expired += 1
+        else:
+            self.counts.bad_heads += 1
+
+    def failed(self, exchange: Exchange) -> None:
+        """Write down what a handler did not foresee."""
+        self.counts.failed += 1
+        log.exception("http.handler_failed", extra={"request_id": exchange.request_id, "path": exchange.path})
+
+    def next_request_id(self) -> str:
+        """Return a name no other request has had: 16 letters, as S3's are."""
+        self._request_number += 1
+        return f"{self._request_prefix}{self._request_number:08X}"
+
+    # Inside.
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_INTERVAL_S)
+            self._set_date()
+            now_s = self.loop.time()
+            for connection in [*self._connections]:
+                if connection.deadline_s < now_s:
+                    self.counts.expired += 1
+                    connection.expire()
+
+    def _set_date(self) -> None:
+        self.common_headers = f"Date: {formatdate(wall_s(), usegmt=True)}\r\nServer: {self._name}\r\n"
