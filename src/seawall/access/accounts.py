@@ -100,9 +100,7 @@ class AccountBook:
             )
             if row is None:
                 raise AccountExists(f"There is an account named {new.name} already, or one with its id.")
-            pair = KeyPair(
-                access_key=new.access_key or new_access_key(), secret_key=new.secret_key or new_secret_key()
-            )
+            pair = KeyPair(access_key=new.access_key or new_access_key(), secret_key=new.secret_key or new_secret_key())
             await self._add_key(transaction, row["account_id"], pair)
         return pair
 

@@ -2,8 +2,8 @@
 
 While one statement is at the server, those that arrive meanwhile are merged into the next: the
 same work for fewer round trips, and the more so the more arrive. A batch is a named query whose
-parameters are arrays, one element a caller, and whose rows say in `ordinal` (from 1) whom they
-answer. What a query must look like is in ARCHITECTURE.md.
+parameters are arrays, one element a caller. Its rows say whom they answer: by `ordinal` (from 1), or,
+because INSERT cannot return one, by `answers`, which repeats a value only that caller gave.
 """
 
 import asyncio
@@ -50,14 +50,18 @@ class Batcher:
         identity_width: 0 for reads. For writes, how many leading columns say which row is
             written: no two statements under way, nor two rows of one, share them, and a batch is
             sorted by them, so that two batches cannot lock each other out.
+        echo: which column the query gives back as `answers`; None where it gives `ordinal`.
     """
 
-    def __init__(self, query: Query, pool: Pool, *, lanes: int, identity_width: int) -> None:
+    def __init__(
+        self, query: Query, pool: Pool, *, lanes: int, identity_width: int = 0, echo: int | None = None
+    ) -> None:
         self.counts = BatchCounts()
         self._query = query
         self._pool = pool
         self._lanes = lanes
         self._identity_width = identity_width
+        self._echo = echo
         self._waiting: deque[Waiter] = deque()
         self._running: set[asyncio.Task[None]] = set()
         # A lane was made and takes everybody who comes before its first step.
@@ -65,7 +69,9 @@ class Batcher:
         self._under_way: set[tuple[object, ...]] = set()
 
     def __repr__(self) -> str:
-        return f"<Batcher {self._query.name}: {len(self._waiting)} waiting, {len(self._running)} of {self._lanes} lanes>"
+        return (
+            f"<Batcher {self._query.name}: {len(self._waiting)} waiting, {len(self._running)} of {self._lanes} lanes>"
+        )
 
     @property
     def waiting(self) -> int:
@@ -169,13 +175,15 @@ class Batcher:
             columns = zip(*(waiter.row for waiter in batch), strict=True)
             timeout_s = max(0.001, deadline_s - monotonic_s())
             rows = await connection.fetch(self._query, *map(list, columns), timeout_s=timeout_s)
-        for row in rows:
-            answer = batch[row["ordinal"] - 1].answer
-            if not answer.done():
-                answer.set_result(row)
-        for waiter in batch:
+        if self._echo is None:
+            answers = {row["ordinal"] - 1: row for row in rows}
+            found = [answers.get(place) for place in range(len(batch))]
+        else:
+            echoes = {row["answers"]: row for row in rows}
+            found = [echoes.get(waiter.row[self._echo]) for waiter in batch]
+        for waiter, row in zip(batch, found, strict=True):
             if not waiter.answer.done():
-                waiter.answer.set_result(None)
+                waiter.answer.set_result(row)
 
 
 def _by_identity(width: int) -> Callable[[Waiter], tuple[object, ...]]:

@@ -94,18 +94,17 @@ class Database:
         """
         batcher = self._batchers.get(query)
         if batcher is None:
-            batcher = self._batchers[query] = Batcher(
-                query, self.pool, lanes=self.settings.read_lanes, identity_width=0
-            )
+            batcher = self._batchers[query] = Batcher(query, self.pool, lanes=self.settings.read_lanes)
         return await batcher.submit(key, deadline_s=monotonic_s() + self.settings.patience_s)
 
-    async def write(self, query: Query, *row: object, identity_width: int) -> Any:
+    async def write(self, query: Query, *row: object, identity_width: int, echo: int | None = None) -> Any:
         """Write one row, merged with those that wait beside it; durable when this returns.
 
         Args:
-            query: the statement; it answers with the `ordinal` of each row it wrote.
+            query: the statement; its rows say whom they answer.
             row: the values, the identifying columns first.
             identity_width: how many columns identify the row.
+            echo: which column the query gives back as `answers`, where it cannot give `ordinal`.
 
         Raises:
             Overloaded, DeadlineExceeded: nothing was written.
@@ -114,7 +113,7 @@ class Database:
         batcher = self._batchers.get(query)
         if batcher is None:
             batcher = self._batchers[query] = Batcher(
-                query, self.pool, lanes=self.settings.write_lanes, identity_width=identity_width
+                query, self.pool, lanes=self.settings.write_lanes, identity_width=identity_width, echo=echo
             )
         return await batcher.submit(row, deadline_s=monotonic_s() + self.settings.patience_s)
 

@@ -32,7 +32,6 @@ WAITERS_MAX = 4096
 SERVER_SETTINGS = {
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
-    "enable_hashjoin": "off",
     "enable_mergejoin": "off",
     "jit": "off",
     "timezone": "UTC",

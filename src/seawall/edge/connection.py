@@ -144,7 +144,7 @@ class Connection(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         """Note that everything was sent: called by the transport."""
         self._writing_paused = False
-        self._wake_output(None)
+        self._wake_output()
         if self._exchange is None and not self._transport.is_closing():
             self._become_idle()
 
@@ -268,9 +268,7 @@ class Connection(asyncio.BufferedProtocol):
             go_on_receiving=self._resume_body,
         )
         now_s = self._loop.time()
-        exchange = Exchange(
-            self, head, body, peer=self.peer, request_id=server.next_request_id(), started_s=now_s
-        )
+        exchange = Exchange(self, head, body, peer=self.peer, request_id=server.next_request_id(), started_s=now_s)
         self._exchange = exchange
         self._rate_started_s = now_s
         self._rate_bytes = 0
@@ -408,7 +406,7 @@ class Connection(asyncio.BufferedProtocol):
     async def _output_writable(self, output: socket.socket) -> None:
         self.deadline_s = self._rate_deadline_s()
         descriptor = output.fileno()
-        self._loop.add_writer(descriptor, self._wake_output, None)
+        self._loop.add_writer(descriptor, self._wake_output)
         try:
             await self._wait_output()
         finally:
@@ -424,7 +422,7 @@ class Connection(asyncio.BufferedProtocol):
         finally:
             self._output_waiter = None
 
-    def _wake_output(self, error: Exception | None) -> None:
+    def _wake_output(self, error: Exception | None = None) -> None:
         waiter = self._output_waiter
         if waiter is not None and not waiter.done():
             if error is None:

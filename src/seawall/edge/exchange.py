@@ -24,6 +24,8 @@ class ClientGone(SeawallError):
 class Exchange:
     """One request and its response. State: how far the response is.
 
+    Headers are text that stands for bytes, as Latin-1 reads them, in both directions.
+
     `log` collects what the one line about this request shall say besides what every line says.
     """
 
@@ -72,13 +74,13 @@ class Exchange:
         """Whether the status line was sent: it is too late for another answer."""
         return self.status != 0
 
-    def respond(self, status: int, headers: Iterable[tuple[str, str]], body: bytes = b"") -> None:
+    def respond(self, status: int, headers: Iterable[tuple[str, str]], body: bytes | memoryview = b"") -> None:
         """Send a whole response at once. To HEAD, everything but the body."""
         head = self._head(status, headers, len(body))
         if self.method == "HEAD" or status in BODILESS:
             body = b""
         self.sent_bytes = len(body)
-        self._connection.write(head + body)
+        self._connection.write(b"".join((head, body)))
 
     def respond_head(self, status: int, headers: Iterable[tuple[str, str]], *, content_length: int) -> None:
         """Answer HEAD: the length is that of the body which GET would send."""
@@ -119,9 +121,8 @@ class Exchange:
         length = "" if status in BODILESS else f"Content-Length: {content_length}\r\n"
         close = "Connection: close\r\n" if self._connection.will_close(self) else ""
         head = f"{STATUS_LINES[status]}{self._connection.common_headers()}{block}{length}{close}\r\n"
-        return head.encode("utf-8", "replace")
+        return head.encode("latin-1")
 
 
 Handler = Callable[[Exchange], Awaitable[None]]
 Observer = Callable[[Exchange, float], None]
-

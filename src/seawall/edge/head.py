@@ -26,7 +26,10 @@ class BadHead(Exception):
 
 @dataclass(slots=True)
 class Head:
-    """A request up to the empty line."""
+    """A request up to the empty line.
+
+    Text is bytes as they came over the wire, decoded as Latin-1: what was signed is what was sent.
+    """
 
     method: str
     path: str
@@ -105,10 +108,7 @@ class HeadParser:
         headers: dict[str, str] = {}
         for raw_name, raw_value in self._headers:
             name = raw_name.decode("ascii").lower()
-            try:
-                value = raw_value.decode()
-            except UnicodeDecodeError:
-                value = raw_value.decode("latin-1")
+            value = raw_value.decode("latin-1")
             if name in headers:
                 if name in SINGLE:
                     raise BadHead(400, f"two {name} headers")

@@ -21,9 +21,7 @@ log = logging.getLogger(__name__)
 RECEIVE_BYTES = 256 * 1024
 SWEEP_INTERVAL_S = 0.5
 BACKLOG = 4096
-BUSY = (
-    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-)
+BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +145,8 @@ class HttpServer:
     def failed(self, exchange: Exchange) -> None:
         """Write down what a handler did not foresee."""
         self.counts.failed += 1
-        log.exception("http.handler_failed", extra={"request_id": exchange.request_id, "path": exchange.path})
+        extra = {"request_id": exchange.request_id, "path": exchange.path}
+        log.error("http.handler_failed", extra=extra, exc_info=True)
 
     def next_request_id(self) -> str:
         """Return a name no other request has had: 16 letters, as S3's are."""

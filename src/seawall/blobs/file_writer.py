@@ -1,0 +1,162 @@
+"""A large blob on its way in."""
+
+import os
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+from seawall.blobs.directories import Directories
+from seawall.blobs.disk import (
+    INCOMING,
+    Bytes,
+    Descriptor,
+    DiskReserve,
+    create_claimed,
+    start_writeback,
+    write_failure,
+    write_fully,
+)
+from seawall.blobs.frames import RunningSums
+from seawall.blobs.locations import new_file_name
+from seawall.blobs.settings import MIB
+from seawall.blobs.threads import DiskThreads
+from seawall.errors import StorageFull
+
+WRITEBACK_BYTES = 8 * MIB
+
+
+class FileWriter:
+    """One file on its way in. State: what was written so far, and whether it may still become a blob.
+
+    Leaving its `async with` block without `commit` removes every trace. The file is created by the
+    first `write`, claimed by its lock until the end. Any failure is final.
+    """
+
+    def __init__(self, root: Path, threads: DiskThreads, directories: Directories, reserve: DiskReserve) -> None:
+        self._root = root
+        self._threads = threads
+        self._directories = directories
+        self._reserve = reserve
+        self._name = new_file_name()
+        self._incoming = root / INCOMING / self._name
+        self._sums = RunningSums()
+        self._written_back = 0
+        self._descriptor: Descriptor | None = None
+        self._state: Literal["open", "published", "discarded"] = "open"
+        self._lock = threading.Lock()
+
+    @property
+    def size(self) -> int:
+        """How many bytes were written."""
+        return self._sums.size
+
+    @property
+    def crc64nvme(self) -> int:
+        """The CRC64NVME of all that was written so far."""
+        return self._sums.crc64nvme
+
+    def write(self, *buffers: Bytes) -> None:
+        """Append the buffers. Blocks: for worker threads, one at a time.
+
+        Raises:
+            StorageFull: the disk is full; the file is discarded.
+            DiskFailed: a write failed; the file is discarded.
+        """
+        views = [memoryview(buffer).cast("B") for buffer in buffers]
+        size = sum(map(len, views))
+        try:
+            self._reserve.promise(size)
+        except StorageFull:
+            self.discard()
+            raise
+        try:
+            self._write(views)
+        finally:
+            self._reserve.settle(size)
+        for view in views:
+            self._sums.add(view)
+
+    def _write(self, views: list[memoryview]) -> None:
+        try:
+            descriptor = self._held()
+            try:
+                end = self.size + write_fully(descriptor.fd, views, self.size)
+                if end - self._written_back >= WRITEBACK_BYTES:
+                    start_writeback(descriptor.fd, self._written_back, end - self._written_back)
+                    self._written_back = end
+            finally:
+                descriptor.release()
+        except OSError as error:
+            self.discard()
+            raise write_failure(error) from error
+
+    def _held(self) -> Descriptor:
+        """Return the file's descriptor, held; create the file if this is its first use."""
+        # Critical section: a discard from elsewhere finds either no file, or one it can remove.
+        with self._lock:
+            self._check_open()
+            if self._descriptor is None:
+                self._descriptor = Descriptor(create_claimed(self._incoming))
+            self._descriptor.hold()
+            return self._descriptor
+
+    async def commit(self) -> str:
+        """Return the location of what was written, once it survives a power cut.
+
+        A cancelled caller leaves nothing behind: the file is removed as soon as the disk is done.
+
+        Raises:
+            StorageFull: the disk is full; the file is discarded.
+            DiskFailed: the disk failed; the file is discarded.
+        """
+        return await self._directories.publish(self._name, self._finish, otherwise=self.discard)
+
+    def _finish(self, path: Path) -> None:
+        """Make the data durable, then give the file its final name."""
+        descriptor = self._held()
+        try:
+            write_fully(descriptor.fd, [self._sums.trailer()], self.size)
+            os.fdatasync(descriptor.fd)
+        finally:
+            descriptor.release()
+        # Critical section: either a discard removes the incoming file, or it comes too late.
+        with self._lock:
+            self._check_open()
+            self._incoming.rename(path)
+            self._state = "published"
+        self._close()
+
+    def discard(self) -> None:
+        """Remove the incoming file, unless it was committed. For worker threads; safe beside a `write`."""
+        with self._lock:
+            if self._state != "open":
+                return
+            self._state = "discarded"
+            if self._descriptor is not None:
+                self._incoming.unlink(missing_ok=True)
+        self._close()
+
+    async def abort(self) -> None:
+        """Do as `discard`, in a thread: removing much takes the disk a while."""
+        if self._state == "open":
+            await self._threads.run(self.discard)
+
+    def _check_open(self) -> None:
+        if self._state != "open":
+            raise ValueError(f"the file was {self._state} already")
+
+    def _close(self) -> None:
+        if self._descriptor is not None:
+            self._descriptor.release()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.abort()
+
+    def __repr__(self) -> str:
+        return f"FileWriter({self._name}, {self._state}, size={self.size})"

@@ -1,0 +1,106 @@
+"""Bytes on their way in: checked, hashed, and put where bodies of their size are kept.
+
+A body of up to 2 KiB goes into its row, up to 128 KiB into a segment, and above that into a file.
+Large bodies are decoded, hashed and written in worker threads, a batch at a time.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from seawall.blobs import DiskBlobStore
+from seawall.errors import IncompleteBody
+from seawall.objects.digests import Digests
+
+# Hashing this much on the event loop costs less than the way to a thread and back.
+HASH_ON_LOOP_MAX_BYTES = 32 * 1024
+
+
+class Payload(Protocol):
+    """A body as a door received it, or an object being copied."""
+
+    size_bytes: int
+    """How many bytes it has once decoded."""
+
+    async def read(self) -> memoryview:
+        """Return all of it as received. Only for small ones."""
+        ...
+
+    def batches(self) -> AsyncIterator[list[memoryview]]:
+        """Yield it as received, in batches of pieces."""
+        ...
+
+    def decode(self, pieces: Sequence[memoryview]) -> Sequence[memoryview]:
+        """Take a door's coding off. Called in order, maybe in a thread."""
+        ...
+
+    def finish(self, digests: Digests) -> None:
+        """Check that it is whole and that its digests are those that were announced.
+
+        Raises:
+            Invalid: it is not.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """Durable bytes that have no name yet."""
+
+    size_bytes: int
+    etag: str
+    checksum: str | None
+    inline: bytes | None = None
+    location: str | None = None
+
+
+async def store_payload(payload: Payload, digests: Digests, blobs: DiskBlobStore, *, inline_max_bytes: int) -> Stored:
+    """Receive a payload and make it durable.
+
+    Raises:
+        Invalid: it is not what was announced; nothing is kept.
+        StorageFull: the disk has no room for it.
+    """
+    if payload.size_bytes > blobs.settings.segment_blob_max_bytes:
+        return await _store_large(payload, digests, blobs)
+    data = _joined(payload.decode([await payload.read()]))
+    if len(data) <= HASH_ON_LOOP_MAX_BYTES:
+        digests.update(data)
+    else:
+        await asyncio.get_running_loop().run_in_executor(None, digests.update, data)
+    _check(payload, digests, len(data))
+    if len(data) <= inline_max_bytes:
+        return _stored(len(data), digests, inline=bytes(data))
+    return _stored(len(data), digests, location=await blobs.append(data))
+
+
+async def _store_large(payload: Payload, digests: Digests, blobs: DiskBlobStore) -> Stored:
+    loop = asyncio.get_running_loop()
+    async with blobs.new_file(expected_bytes=payload.size_bytes) as writer:
+
+        def take(batch: Sequence[memoryview]) -> None:
+            pieces = payload.decode(batch)
+            for piece in pieces:
+                digests.update(piece)
+            writer.write(*pieces)
+
+        async for batch in payload.batches():
+            await loop.run_in_executor(None, take, batch)
+        _check(payload, digests, writer.size)
+        location = await writer.commit()
+    return _stored(payload.size_bytes, digests, location=location)
+
+
+def _check(payload: Payload, digests: Digests, size_bytes: int) -> None:
+    payload.finish(digests)
+    if size_bytes != payload.size_bytes:
+        raise IncompleteBody(f"{payload.size_bytes} bytes were announced and {size_bytes} arrived.")
+
+
+def _stored(size_bytes: int, digests: Digests, *, inline: bytes | None = None, location: str | None = None) -> Stored:
+    return Stored(size_bytes=size_bytes, etag=digests.etag, checksum=digests.checksum, inline=inline, location=location)
+
+
+def _joined(pieces: Sequence[memoryview]) -> memoryview:
+    return pieces[0] if len(pieces) == 1 else memoryview(b"".join(pieces))

@@ -1,0 +1,9 @@
+"""The S3 protocol: signatures, XML, headers, status codes.
+
+It translates between S3's words and the house's and decides nothing about storage. Start reading
+at `door`.
+"""
+
+from seawall.s3.door import S3Door, S3Settings
+
+__all__ = ["S3Door", "S3Settings"]
