@@ -149,7 +149,9 @@ async def test_the_running_server_is_found_by_its_data_directory_and_not_once_st
     assert LocalServer.find(data_dir) is None
 
     async with small_server(data_dir) as server:
-        assert LocalServer.find(data_dir) == server.service
+        link = data_dir.with_name("link")
+        link.symlink_to(data_dir)
+        assert LocalServer.find(data_dir) == LocalServer.find(link) == server.service
 
     assert LocalServer.find(data_dir) is None
 

@@ -1,6 +1,7 @@
 from http import HTTPStatus
 
 import pytest
+from botocore.model import Shape
 from botocore.parsers import RestXMLParser
 from hypothesis import given
 from hypothesis import strategies as st
@@ -82,9 +83,8 @@ def test_an_answer_in_s3s_words_is_left_alone() -> None:
 def test_a_client_reads_back_what_was_written() -> None:
     error = S3Error("NoSuchBucket", "there's no <bucket> & never was", fields={"BucketName": "a&b"})
 
-    parsed = RestXMLParser().parse(
-        {"body": error_xml(error, '/a&b/"key"', "4442587FB7D0A2F9"), "headers": {}, "status_code": 404}, None
-    )
+    answer = {"body": error_xml(error, '/a&b/"key"', "4442587FB7D0A2F9"), "headers": {}, "status_code": 404}
+    parsed = RestXMLParser().parse(answer, Shape("Nothing", {"type": "structure"}))
 
     assert parsed["Error"]["Code"] == "NoSuchBucket"
     assert parsed["Error"]["Message"] == "there's no <bucket> & never was"
@@ -102,7 +102,7 @@ def test_any_text_at_all_can_be_written(text: str) -> None:
     escaped = escape(text)
 
     escaped.encode()
-    assert not any(character in escaped for character in "<>\"\0\x01\x1f\r\ufffe\uffff")
+    assert not any(character in escaped for character in '<>"\0\x01\x1f\r\ufffe\uffff')
 
 
 def test_characters_that_xml_cannot_express_leave_as_references() -> None:

@@ -25,7 +25,22 @@ EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 NOW_S = datetime.datetime(2013, 5, 24, tzinfo=datetime.UTC).timestamp()
 
 # Everything that has ever confused somebody about a key.
-AWKWARD = ["a b", "a+b", "a%2Fb", "a%2fb", "~", "//", "/../", "./", "%", "%%", "ü", "日本", "\U0001f40b", "&=?#;:@!$'()*,[]"]
+AWKWARD = [
+    "a b",
+    "a+b",
+    "a%2Fb",
+    "a%2fb",
+    "~",
+    "//",
+    "/../",
+    "./",
+    "%",
+    "%%",
+    "ü",
+    "日本",
+    "\U0001f40b",
+    "&=?#;:@!$'()*,[]",
+]
 KEYS = st.lists(st.one_of(st.sampled_from(AWKWARD), st.text(st.characters(exclude_categories=["Cs"])))).map("".join)
 QUERIES = st.dictionaries(
     st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda name: not name.startswith("X-Amz-")),
@@ -490,7 +505,7 @@ def test_the_header_form_names_the_hash_of_its_body() -> None:
     assert nonsense.code == "InvalidArgument"
 
 
-@pytest.mark.parametrize("date", ["", "yesterday", "Fri, 99 May 2013 00:00:00 GMT", "Mon, 01 Jan 0001 00:00:00 +2300"])
+@pytest.mark.parametrize("date", ["", "yesterday", "Fri, 99 May 2013 00:00:00 GMT", "Fri, 31 Dec 9999 23:00:00 -0200"])
 def test_the_header_form_needs_a_date(date: str) -> None:
     request = half_signed_header(authorization(), date=date).without_header("x-amz-date")
 

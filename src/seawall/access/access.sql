@@ -61,3 +61,7 @@ select exists (select from buckets where owner_id = $1) as answer;
 -- name: remove_account
 -- Its access keys go with it.
 delete from accounts where account_id = $1;
+
+-- name: service_secret
+-- What the nodes share to sign what they hand out; asked once when a node starts.
+select secret from service_secret;

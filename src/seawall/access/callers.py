@@ -53,10 +53,19 @@ class Credentials:
     def __repr__(self) -> str:
         return f"<Credentials {len(self._known)} known, epoch {self._epoch}>"
 
+    @property
+    def silence_s(self) -> float:
+        """How long ago the database was heard from."""
+        return monotonic_s() - self._heard_s
+
+    async def service_secret(self) -> bytes:
+        """Return what the nodes share to sign what they hand out."""
+        return bytes((await self._database.fetch_one(QUERIES["service_secret"]))["secret"])
+
     def remembered(self, access_key: str) -> Credential | None:
         """Return the credential if it is known and can still be trusted."""
         credential = self._known.get(access_key)
-        if credential is not None and monotonic_s() - self._heard_s > TRUST_S:
+        if credential is not None and self.silence_s > TRUST_S:
             raise DatabaseDown("Access keys cannot be checked: the database has been away for too long.")
         return credential
 

@@ -5,8 +5,9 @@ for append. A record is a header (magic, length, CRC64NVME of the data) and the 
 so a segment can be walked alone. What follows the last record is zeros, or what a writer that died in
 the middle of a group left there: nobody was told of it.
 
-Overwriting zeros already on the disk spares fdatasync the file system's journal, so a small group
-that outgrows them also writes the next stretch. `benchmarks/blob_tiers.py` has the figures.
+Overwriting zeros already on the disk spares fdatasync the file system's own bookkeeping, so a small
+group that outgrows them also writes the next stretch: a group of 32 KiB takes 190 µs instead of 300
+(ext4, 2026-11-23). Reserving the space with fallocate did not help: it leaves that bookkeeping to do.
 """
 
 import errno
@@ -92,6 +93,8 @@ class RecordSum:
             raise BlobCorrupt(f"{location} has no record header: {magic!r} instead of {_MAGIC!r}")
         if length != size:
             raise BlobCorrupt(f"{location} is {length} bytes long instead of {size}")
+        if size == 0:
+            self.check(0, memoryview(b""))  # there is no frame that anybody else would check
 
     def check(self, index: int, data: memoryview) -> None:
         """Raise BlobCorrupt unless this is what was written; a record is one frame."""

@@ -16,7 +16,7 @@ class BlobSettings:
     """
 
     root: Path
-    segment_blob_max_bytes: int = 128 * KIB
+    segment_blob_max_bytes: int = MIB
     segment_size_bytes: int = 256 * MIB
     append_queue_max: int = 4096
     append_queue_max_bytes: int = 64 * MIB

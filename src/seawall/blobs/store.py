@@ -1,9 +1,9 @@
 """The blob store on a local disk: the one door to everything in this package."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import islice
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import ParamSpec, Self, TypeVar
 
 from seawall.blobs import housekeeping
 from seawall.blobs.directories import Directories
@@ -28,6 +28,7 @@ from seawall.blobs.settings import MIB, BlobSettings
 from seawall.blobs.threads import DiskThreads
 from seawall.errors import Unavailable
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 GROUP_MAX = 1024
@@ -195,6 +196,13 @@ class DiskBlobStore:
             DiskFailed: the disk failed to.
         """
         await self._files.delete(location)
+
+    async def in_thread(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return what a blocking call returns, such as `FileWriter.write`, made in one of the store's threads.
+
+        A cancelled caller stops waiting; the call is still made.
+        """
+        return await self._threads.run(call, *args, **kwargs)
 
     # Housekeeping, for those who know the catalogue.
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 import asyncpg
 
 from seawall.clock import monotonic_s
-from seawall.database.batching import BatchCounts, Batcher
+from seawall.database.batching import Batcher
 from seawall.database.endpoint import Endpoint
 from seawall.database.pool import CONNECTION_LOST, Connection, Pool
 from seawall.database.queries import Query
@@ -79,9 +79,9 @@ class Database:
             await batcher.close()
         await self.pool.close()
 
-    def batch_counts(self) -> dict[str, BatchCounts]:
-        """Return what each batched query did so far, by its name."""
-        return {query.name: batcher.counts for query, batcher in self._batchers.items()}
+    def batches(self) -> dict[str, Batcher]:
+        """Return the batcher of each batched query, by its name."""
+        return {query.name: batcher for query, batcher in self._batchers.items()}
 
     async def read(self, query: Query, *key: object) -> Any:
         """Answer one point read, merged with those that wait beside it.

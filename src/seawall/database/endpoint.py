@@ -1,8 +1,21 @@
 """Where a PostgreSQL is reached, and as whom."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypedDict
-from urllib.parse import quote
+from typing import Literal, NotRequired, Self, TypedDict
+from urllib.parse import parse_qs, quote, unquote, urlsplit
+
+from seawall.errors import Misconfigured
+
+SslMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
+SSL_MODES: Mapping[str, SslMode] = {
+    "disable": "disable",
+    "allow": "allow",
+    "prefer": "prefer",
+    "require": "require",
+    "verify-ca": "verify-ca",
+    "verify-full": "verify-full",
+}
 
 
 class ConnectArguments(TypedDict):
@@ -13,6 +26,7 @@ class ConnectArguments(TypedDict):
     user: str
     password: str
     database: str
+    ssl: NotRequired[SslMode]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +38,40 @@ class Endpoint:
     user: str
     password: str = field(repr=False)
     database: str
+    ssl_mode: SslMode | None = None
+
+    @classmethod
+    def parse(cls, url: str) -> Self:
+        """Read a `postgresql://user:password@host:port/database?sslmode=…` address.
+
+        Raises:
+            Misconfigured: it is none; the message does not repeat it, for it may hold a password.
+        """
+        try:
+            parts = urlsplit(url)
+            options = parse_qs(parts.query, strict_parsing=True) if parts.query else {}
+            port = parts.port
+        except ValueError as error:
+            raise Misconfigured("SEAWALL_DATABASE_URL is not an address.") from error
+        if parts.scheme not in {"postgresql", "postgres"}:
+            raise Misconfigured("SEAWALL_DATABASE_URL starts with postgresql://")
+        if "," in parts.netloc:
+            raise Misconfigured("SEAWALL_DATABASE_URL names several hosts, which is not supported yet.")
+        strange = options.keys() - {"host", "port", "sslmode"}
+        if strange:
+            raise Misconfigured(f"SEAWALL_DATABASE_URL has an option nobody knows: {strange.pop()}.")
+        ssl_mode = options.get("sslmode", [""])[0]
+        if ssl_mode and ssl_mode not in SSL_MODES:
+            raise Misconfigured(f"SEAWALL_DATABASE_URL: there is no sslmode {ssl_mode}.")
+        user = unquote(parts.username or "seawall")
+        return cls(
+            host=options.get("host", [parts.hostname or "127.0.0.1"])[0],
+            port=int(options.get("port", [str(port or 5432)])[0]),
+            user=user,
+            password=unquote(parts.password or ""),
+            database=unquote(parts.path.lstrip("/")) or user,
+            ssl_mode=SSL_MODES.get(ssl_mode),
+        )
 
     @property
     def url(self) -> str:
@@ -35,14 +83,18 @@ class Endpoint:
         user, password, database, host = (
             quote(part, safe="") for part in (self.user, self.password, self.database, self.host)
         )
-        return f"postgresql://{user}:{password}@/{database}?host={host}&port={self.port}"
+        ssl = f"&sslmode={self.ssl_mode}" if self.ssl_mode else ""
+        return f"postgresql://{user}:{password}@/{database}?host={host}&port={self.port}{ssl}"
 
     def connect_arguments(self) -> ConnectArguments:
         """Return the keyword arguments that make the driver connect here, whatever the environment says."""
-        return {
+        arguments: ConnectArguments = {
             "host": self.host,
             "port": self.port,
             "user": self.user,
             "password": self.password,
             "database": self.database,
         }
+        if self.ssl_mode:
+            arguments["ssl"] = self.ssl_mode
+        return arguments

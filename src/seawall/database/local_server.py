@@ -417,7 +417,10 @@ class LocalServer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Postmaster:
-    """What `postmaster.pid` says: PostgreSQL's first process, dead or alive."""
+    """What `postmaster.pid` says: PostgreSQL's first process, dead or alive.
+
+    `cluster` is the data directory as that process calls it: a link may give it other names.
+    """
 
     cluster: Path
     pid: int
@@ -436,7 +439,7 @@ class _Postmaster:
         if not lines[0].isdecimal():
             return None
         return cls(
-            cluster=cluster,
+            cluster=Path(lines[1] or cluster),
             pid=int(lines[0]),
             port=int(lines[3] or PORT),
             socket_directory=Path(lines[4] or cluster),

@@ -84,8 +84,7 @@ class Body:
         self._consumer: asyncio.Future[None] | None = None
         self._failure: Exception | None = None
 
-    @property
-    def complete(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether the last byte was received."""
         return self._chunks.over if self._chunks is not None else self.received == self.length
 
@@ -114,14 +113,14 @@ class Body:
                 self.received += len(piece)
                 self._held_bytes += len(piece)
                 self._memory.held_bytes += len(piece)
-        if self._held_bytes >= self._memory.threshold_bytes and not self.complete:
+        if self._held_bytes >= self._memory.threshold_bytes and not self.is_complete():
             self._pause()
         self._wake()
         return rest
 
     def fail(self, failure: Exception) -> None:
         """Tell the consumer that the rest will not come."""
-        if not self.complete and self._failure is None:
+        if not self.is_complete() and self._failure is None:
             self._failure = failure
             self._wake()
 
@@ -143,7 +142,7 @@ class Body:
         if self.length is not None and self.length > limit:
             raise too_long
         self._begin()
-        if self.complete and len(self._pieces) == 1:
+        if self.is_complete() and len(self._pieces) == 1:
             return self._take()[0]
         whole = bytearray()
         while True:
@@ -151,7 +150,7 @@ class Body:
                 whole += piece
             if len(whole) > limit:
                 raise too_long
-            if self.complete:
+            if self.is_complete():
                 return memoryview(whole)
             self._unpause()
             await self._wait()
@@ -168,7 +167,7 @@ class Body:
             self._unpause()
             if pieces:
                 yield pieces
-            elif self.complete:
+            elif self.is_complete():
                 return
             else:
                 await self._wait()
@@ -178,7 +177,7 @@ class Body:
     def _begin(self) -> None:
         if self._begun:
             raise RuntimeError("a body is read once")
-        if not self.received and not self.complete:
+        if not self.received and not self.is_complete():
             self._before_first_read()
         self._begun = True
 
@@ -201,7 +200,7 @@ class Body:
     async def _wait(self) -> None:
         if self._failure is not None:
             raise self._failure
-        if self._pieces or self.complete:
+        if self._pieces or self.is_complete():
             return
         self._consumer = asyncio.get_running_loop().create_future()
         try:

@@ -10,6 +10,7 @@ import os
 import socket
 from typing import TYPE_CHECKING, cast
 
+from seawall.clock import monotonic_s
 from seawall.edge.body import Body
 from seawall.edge.exchange import ClientGone, Exchange
 from seawall.edge.head import BadHead, Head, HeadParser
@@ -111,16 +112,16 @@ class Connection(asyncio.BufferedProtocol):
             return
         data = bytes(self._server.receive_view[:count])
         body = self._discarding or (self._exchange.body if self._exchange is not None else None)
-        if body is not None and not body.complete:
+        if body is not None and not body.is_complete():
             data = body.feed(data)
             self._rate_bytes += count
-            if body.complete:
+            if body.is_complete():
                 self.deadline_s = NEVER
             elif not body.paused:
                 self.deadline_s = self._rate_deadline_s()
         if data:
             self._ahead = self._ahead + data if self._ahead else data
-        if self._discarding is not None and self._discarding.complete:
+        if self._discarding is not None and self._discarding.is_complete():
             self._discarding = None
             self._become_idle()
         elif self._exchange is None and self._discarding is None:
@@ -268,15 +269,15 @@ class Connection(asyncio.BufferedProtocol):
             go_on_receiving=self._resume_body,
         )
         now_s = self._loop.time()
-        exchange = Exchange(self, head, body, peer=self.peer, request_id=server.next_request_id(), started_s=now_s)
+        exchange = Exchange(self, head, body, peer=self.peer, request_id=server.next_request_id(), started_s=monotonic_s())
         self._exchange = exchange
         self._rate_started_s = now_s
         self._rate_bytes = 0
-        if not body.complete:
+        if not body.is_complete():
             self.deadline_s = now_s + server.settings.stall_s
             if self._ahead:
                 self._ahead = body.feed(self._ahead)
-        if body.complete:
+        if body.is_complete():
             self.deadline_s = NEVER
         self._task = self._loop.create_task(self._serve(exchange))
 
@@ -285,8 +286,8 @@ class Connection(asyncio.BufferedProtocol):
             await self._server.handler(exchange)
         except ClientGone:
             self._transport.abort()
-        except Exception:  # noqa: BLE001 - the last resort: a door translates what it can foresee
-            self._server.failed(exchange)
+        except Exception as error:  # noqa: BLE001 - the last resort: a door translates what it can foresee
+            self._server.failed(exchange, error)
             if exchange.answered:
                 self._transport.abort()
             else:
@@ -302,7 +303,7 @@ class Connection(asyncio.BufferedProtocol):
         skippable = self._body_can_be_skipped(exchange)
         leave_body = exchange.body.untouched and exchange.head.expects_continue
         exchange.body.release()
-        self._server.observe(exchange, self._loop.time() - exchange.started_s)
+        self._server.observe(exchange, monotonic_s() - exchange.started_s)
         if self._transport.is_closing():
             if self._output is not None:
                 self._output.close()
@@ -310,11 +311,11 @@ class Connection(asyncio.BufferedProtocol):
         elif exchange.truncated or not exchange.answered:
             self._transport.abort()
         elif exchange.close_after or self._server.draining:
-            if exchange.body.complete:
+            if exchange.body.is_complete():
                 self._transport.close()
             else:
                 self._linger()
-        elif exchange.body.complete or leave_body:
+        elif exchange.body.is_complete() or leave_body:
             self._become_idle()
         elif skippable:
             self._discarding = exchange.body
@@ -337,7 +338,7 @@ class Connection(asyncio.BufferedProtocol):
     def _body_can_be_skipped(self, exchange: Exchange) -> bool:
         """Whether the connection can live on although the body was not read to its end."""
         body = exchange.body
-        if body.complete or (body.untouched and exchange.head.expects_continue):
+        if body.is_complete() or (body.untouched and exchange.head.expects_continue):
             return True
         return body.length is not None and body.length - body.received <= DISCARD_MAX_BYTES
 
@@ -400,7 +401,7 @@ class Connection(asyncio.BufferedProtocol):
             # The transport owns its descriptor; a second one may be watched and written beside it.
             descriptor = os.dup(self._transport.get_extra_info("socket").fileno())
             self._output = socket.socket(fileno=descriptor)
-            self._output.setblocking(False)
+            self._output.settimeout(0.0)
         return self._output
 
     async def _output_writable(self, output: socket.socket) -> None:

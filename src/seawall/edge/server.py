@@ -142,11 +142,11 @@ class HttpServer:
         else:
             self.counts.bad_heads += 1
 
-    def failed(self, exchange: Exchange) -> None:
+    def failed(self, exchange: Exchange, error: Exception) -> None:
         """Write down what a handler did not foresee."""
         self.counts.failed += 1
         extra = {"request_id": exchange.request_id, "path": exchange.path}
-        log.error("http.handler_failed", extra=extra, exc_info=True)
+        log.error("http.handler_failed", extra=extra, exc_info=error)
 
     def next_request_id(self) -> str:
         """Return a name no other request has had: 16 letters, as S3's are."""

@@ -246,11 +246,15 @@ class _Crc:
 class _XxHash:
     """XXHash under the names hashlib uses. State: the hash so far."""
 
-    __slots__ = ("_hash", "digest", "update")
+    __slots__ = ("_hash", "digest")
 
     def __init__(self, started: checksums.XXHash) -> None:
-        self.update = started.update
+        self._hash = started
         self.digest = started.finalize
+
+    def update(self, data: Buffer, /) -> None:
+        # Alone among awscrt's checksums, this one takes nothing but bytes.
+        self._hash.update(data if isinstance(data, bytes) else bytes(data))
 
 
 # Copying a hash that has seen nothing is four times as fast as starting one.

@@ -155,10 +155,8 @@ def read_page(row: Any, *, max_keys: int) -> Page:
     prefixes: list[str] = row["prefixes"] or []
     next_seek = None
     if len(keys) + len(prefixes) > max_keys:
-        columns = (
-            (prefixes,) if _prefix_is_last(keys, prefixes) else (keys, sizes_bytes, etags, last_modified_s, checksums)
-        )
-        for column in columns:
+        objects: tuple[list[Any], ...] = (keys, sizes_bytes, etags, last_modified_s, checksums)
+        for column in (prefixes,) if _prefix_is_last(keys, prefixes) else objects:
             column.pop()
         next_seek = successor_of_prefix(prefixes[-1]) if _prefix_is_last(keys, prefixes) else successor_of_key(keys[-1])
     return Page(
@@ -209,9 +207,14 @@ def _prefix_is_last(keys: Sequence[str], prefixes: Sequence[str]) -> bool:
 def _is_common_prefix(name: str, *, prefix: str, delimiter: str) -> bool:
     if not delimiter or not name.startswith(prefix):
         return False
-    return name.find(delimiter, len(prefix)) == len(name) - len(delimiter)
+    at = name.find(delimiter, len(prefix))
+    return at >= 0 and at + len(delimiter) == len(name)
 
 
 def _refuse_unstorable(text: str) -> None:
-    if "\0" in text or not text.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in text):
+    try:
+        storable = b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        storable = False
+    if not storable:
         raise Invalid("A key holds neither NUL nor half a character.")

@@ -10,10 +10,12 @@ from seawall.database import Database
 from seawall.objects.buckets import QUERIES
 from seawall.objects.things import Span, Version
 
+READ_MAX_BYTES = 128 * 1024
+
 
 @dataclass(frozen=True, slots=True)
 class FileExtent:
-    """A stretch of a file on the disk. Its frames must be verified before they are sent."""
+    """A stretch of a blob on the disk. Its frames must be verified before they are sent."""
 
     reader: FileReader
     start: int
@@ -72,7 +74,7 @@ class OpenObject:
                 stop = min(span.stop - part["start_byte"], part["size_bytes"])
                 if part["inline"] is not None:
                     yield memoryview(part["inline"])[start:stop]
-                elif is_file(part["location"]):
+                elif is_sent_from_disk(part["location"], part["size_bytes"]):
                     with self._blobs.open(part["location"], part["size_bytes"]) as reader:
                         yield FileExtent(reader, start, stop)
                 else:
@@ -112,7 +114,7 @@ async def open_version(version: Version, database: Database, blobs: DiskBlobStor
         return OpenObject(version, database, blobs, data=memoryview(version.inline))
     if version.location is None:
         return OpenObject(version, database, blobs)
-    if is_file(version.location):
+    if is_sent_from_disk(version.location, version.size_bytes):
         return OpenObject(version, database, blobs, reader=blobs.open(version.location, version.size_bytes))
     data = await read_segment(blobs, version.location, version.size_bytes)
     return OpenObject(version, database, blobs, data=data)
@@ -121,6 +123,11 @@ async def open_version(version: Version, database: Database, blobs: DiskBlobStor
 def is_file(location: str) -> bool:
     """Whether a blob lies in a file of its own (see `seawall.blobs.Location`)."""
     return location.startswith("f/")
+
+
+def is_sent_from_disk(location: str, size_bytes: int) -> bool:
+    """Whether a blob goes from the disk to the socket without coming by: below, the detour is cheaper."""
+    return size_bytes > READ_MAX_BYTES or is_file(location)
 
 
 async def read_segment(blobs: DiskBlobStore, location: str, size_bytes: int) -> memoryview:

@@ -4,7 +4,6 @@ A body of up to 2 KiB goes into its row, up to 128 KiB into a segment, and above
 Large bodies are decoded, hashed and written in worker threads, a batch at a time.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -68,7 +67,7 @@ async def store_payload(payload: Payload, digests: Digests, blobs: DiskBlobStore
     if len(data) <= HASH_ON_LOOP_MAX_BYTES:
         digests.update(data)
     else:
-        await asyncio.get_running_loop().run_in_executor(None, digests.update, data)
+        await blobs.in_thread(digests.update, data)
     _check(payload, digests, len(data))
     if len(data) <= inline_max_bytes:
         return _stored(len(data), digests, inline=bytes(data))
@@ -76,7 +75,6 @@ async def store_payload(payload: Payload, digests: Digests, blobs: DiskBlobStore
 
 
 async def _store_large(payload: Payload, digests: Digests, blobs: DiskBlobStore) -> Stored:
-    loop = asyncio.get_running_loop()
     async with blobs.new_file(expected_bytes=payload.size_bytes) as writer:
 
         def take(batch: Sequence[memoryview]) -> None:
@@ -86,7 +84,7 @@ async def _store_large(payload: Payload, digests: Digests, blobs: DiskBlobStore)
             writer.write(*pieces)
 
         async for batch in payload.batches():
-            await loop.run_in_executor(None, take, batch)
+            await blobs.in_thread(take, batch)
         _check(payload, digests, writer.size)
         location = await writer.commit()
     return _stored(payload.size_bytes, digests, location=location)

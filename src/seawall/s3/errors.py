@@ -86,6 +86,10 @@ CODES: Final[Mapping[str, tuple[HTTPStatus, str]]] = {
         "One or more of the specified parts could not be found. The part may not have been uploaded, "
         "or the specified entity tag may not match the part's entity tag.",
     ),
+    "InvalidPartNumber": (
+        HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
+        "The requested partnumber is not satisfiable",
+    ),
     "InvalidPartOrder": (
         HTTPStatus.BAD_REQUEST,
         "The list of parts was not in ascending order. Parts must be ordered by part number.",

@@ -244,7 +244,9 @@ class ObjectVerbs:
                         await reader.verify(index)
                     start = max(extent.start, index * reader.frame_bytes)
                     stop = min(extent.stop, (index + 1) * reader.frame_bytes)
-                    await exchange.send_file(reader.fd, start=start, stop=stop)
+                    await exchange.send_file(
+                        reader.fd, start=reader.data_offset + start, stop=reader.data_offset + stop
+                    )
             else:
                 await exchange.write(extent)
             extent = await anext(extents, None)

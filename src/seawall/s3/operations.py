@@ -13,15 +13,54 @@ from urllib.parse import unquote_to_bytes
 from seawall.s3.errors import S3Error
 
 SUBRESOURCES: Final = frozenset(
-    """
-    abac accelerate acl analytics annotation annotations append attributes cors delete encryption
-    intelligent-tiering inventory legal-hold lifecycle location logging metadataConfiguration
-    metadataTable metadataInventoryTable metadataJournalTable metadataAnnotationTable metrics
-    notification object-lock ownershipControls partNumber policy policyStatus publicAccessBlock
-    renameObject replication requestPayment restore retention select select-type session tagging
-    torrent uploadId uploads versioning versions website x-id
-    """.split()
-) - {"x-id"}
+    {
+        "abac",
+        "accelerate",
+        "acl",
+        "analytics",
+        "annotation",
+        "annotations",
+        "append",
+        "attributes",
+        "cors",
+        "delete",
+        "encryption",
+        "intelligent-tiering",
+        "inventory",
+        "legal-hold",
+        "lifecycle",
+        "location",
+        "logging",
+        "metadataAnnotationTable",
+        "metadataConfiguration",
+        "metadataInventoryTable",
+        "metadataJournalTable",
+        "metadataTable",
+        "metrics",
+        "notification",
+        "object-lock",
+        "ownershipControls",
+        "partNumber",
+        "policy",
+        "policyStatus",
+        "publicAccessBlock",
+        "renameObject",
+        "replication",
+        "requestPayment",
+        "restore",
+        "retention",
+        "select",
+        "select-type",
+        "session",
+        "tagging",
+        "torrent",
+        "uploadId",
+        "uploads",
+        "versioning",
+        "versions",
+        "website",
+    }
+)
 """What a query can name beside the object itself. Source: Amazon S3 API Reference, all actions."""
 
 UNBUILT_HEADERS: Final = (
@@ -115,8 +154,8 @@ def find_operation(method: str, target: Target, query: Mapping[str, str], header
     else:
         scope = "service"
     flags = frozenset(SUBRESOURCES.intersection(query)) if query else frozenset()
-    if scope == "bucket" and method == "GET" and query.get("list-type") == "2" and not flags:
-        return "ListObjectsV2"
+    if scope == "bucket" and query.get("list-type") == "2":
+        flags |= {"list-type=2"}
     if "x-amz-copy-source" in headers and method == "PUT":
         flags |= {"copy"}
     operation = OPERATIONS.get((scope, method, flags))
@@ -153,6 +192,7 @@ def _flags(*names: str) -> frozenset[str]:
 OPERATIONS: Final[Mapping[tuple[str, str, frozenset[str]], str]] = {
     ("service", "GET", _flags()): "ListBuckets",
     ("bucket", "GET", _flags()): "ListObjects",
+    ("bucket", "GET", _flags("list-type=2")): "ListObjectsV2",
     ("bucket", "GET", _flags("location")): "GetBucketLocation",
     ("bucket", "GET", _flags("uploads")): "ListMultipartUploads",
     ("bucket", "PUT", _flags()): "CreateBucket",

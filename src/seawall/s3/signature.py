@@ -214,15 +214,6 @@ def canonical_path(raw_path: str) -> str:
     return "/".join(_encoded(segment) for segment in raw_path.split("/"))
 
 
-def canonical_query(raw_query: str) -> str:
-    """Return a query as it is signed: encoded in the one right way, sorted by name, then value.
-
-    >>> canonical_query("uploads&prefix=a+b/c&delimiter=%2f")
-    'delimiter=%2F&prefix=a%20b%2Fc&uploads='
-    """
-    return "&".join([f"{name}={value}" for name, _, value in _query_pairs(raw_query)])
-
-
 # Every byte but the unreserved ones is encoded, in capitals. What these do not match is not wrong: it is encoded
 # again, slowly.
 _PLAIN = "[A-Za-z0-9_.~-]"
@@ -251,7 +242,11 @@ def _encoded(text: str) -> str:
 
 
 def _query_pairs(raw_query: str) -> list[tuple[str, str, str]]:
-    """Return (name, "=" or "", value), encoded and in the order they are signed in."""
+    """Return (name, "=" or "", value), encoded and in the order they are signed in.
+
+    >>> _query_pairs("uploads&prefix=a+b/c")
+    [('prefix', '=', 'a%20b%2Fc'), ('uploads', '', '')]
+    """
     if _CANONICAL_QUERY.fullmatch(raw_query):
         pairs = [part.partition("=") for part in raw_query.split("&")]
     else:
@@ -300,8 +295,6 @@ def _parse_presigned(
         raise _malformed(
             "presigned", f'Invalid credential date "{date}". This date is not the same as X-Amz-Date: "{timestamp}".'
         )
-    if not signature.isascii():
-        raise S3Error("SignatureDoesNotMatch")
 
     payload = query.get("X-Amz-Content-SHA256") or headers.get("x-amz-content-sha256") or UNSIGNED_PAYLOAD
     if payload != UNSIGNED_PAYLOAD:

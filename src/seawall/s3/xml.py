@@ -33,6 +33,9 @@ COMPLETE_BYTES_MAX = 4 * 1024 * 1024
 
 CONFIGURATION_BYTES_MAX = 16 * 1024
 
+FIELD_LENGTH_MAX = 4096
+"""No field is longer than a key, of 1,024 bytes; the rest is room to refuse with a better reason."""
+
 Encode = Callable[[str], str]
 """How keys are written when the client asks for `encoding-type=url`."""
 
@@ -433,6 +436,8 @@ class _Body:
     def data(self, text: str) -> None:
         if self._field is not None:
             self._text += text
+            if len(self._text) > FIELD_LENGTH_MAX:
+                raise _malformed()
         elif text.strip(" \t\r\n"):
             raise _malformed()
 
@@ -462,7 +467,7 @@ def _read(
     if len(body) > bytes_max:
         raise S3Error("MaxMessageLengthExceeded")
     stated = _ENCODING.match(body)
-    if b"<!DOCTYPE" in body or (stated and stated[1].lower() not in (b"utf-8", b"us-ascii")):
+    if stated and stated[1].lower() not in (b"utf-8", b"us-ascii"):
         raise _malformed()
     target = _Body(root=root, fields=fields, record=record, record_fields=record_fields, records_max=records_max)
     parser = etree.XMLParser(  # type: ignore[call-overload]  # types-lxml wants every callback, lxml those there are

@@ -160,3 +160,12 @@ create trigger blob_replaced after update of location on parts
 create trigger blob_deleted after delete on parts
     for each row when (old.location is not null)
     execute function blob_lost_its_name();
+
+-- What the nodes must agree on and nobody else may know: it signs continuation tokens.
+create table service_secret (
+    singleton boolean primary key default true check (singleton),
+    secret bytea not null
+);
+
+insert into service_secret (secret)
+select decode(replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', ''), 'hex');

@@ -65,7 +65,7 @@ async def migrate(endpoint: Endpoint) -> list[str]:
         Misconfigured: the server is too old, was migrated by a newer release, or holds a migration
             whose text has changed since.
     """
-    connection = await asyncpg.connect(**endpoint.connect_arguments(), timeout=30)
+    connection = await asyncpg.connect(**endpoint.connect_arguments(), timeout=30.0)
     try:
         if connection.get_server_version().major * 10000 < OLDEST_SERVER:
             raise Misconfigured("Seawall needs PostgreSQL 15 or newer.")

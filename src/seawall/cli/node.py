@@ -1,0 +1,51 @@
+"""`seawall node`: one node, for those who run many."""
+
+import asyncio
+import signal
+import socket
+from pathlib import Path
+
+import click
+import uvloop
+
+from seawall.database import Endpoint
+from seawall.database.local_server import LocalServer
+from seawall.errors import NotRunning
+from seawall.service import listening_socket, running_node
+from seawall.settings import Settings, read_settings
+from seawall.telemetry.log import set_up_logging
+
+
+@click.command()
+@click.option("--name", default=None, help="How the node is called in logs and metrics.  [default: the host's name]")
+@click.option("--listener", type=int, multiple=True, hidden=True, help="An inherited listening socket.")
+@click.option("--data-dir", type=click.Path(path_type=Path), default=None, help="Where blobs are kept.")
+def node(name: str | None, listener: tuple[int, ...], data_dir: Path | None) -> None:
+    """Run one node on the database of the settings. Its own health port is `SEAWALL_HEALTH_PORT`."""
+    settings = read_settings({"data_dir": data_dir})
+    called = name or socket.gethostname()
+    set_up_logging(called)
+    endpoint = find_database(settings)
+    sockets = [socket.socket(fileno=descriptor) for descriptor in listener]
+    uvloop.run(_run(settings, called, endpoint, sockets))
+
+
+def find_database(settings: Settings) -> Endpoint:
+    """Return the database that serves these settings.
+
+    Raises:
+        NotRunning: it is the embedded one, and that does not run.
+    """
+    endpoint = settings.external_database() or LocalServer.find(settings.data_dir)
+    if endpoint is None:
+        raise NotRunning(f"No service is running on {settings.data_dir}, and SEAWALL_DATABASE_URL is not set.")
+    return endpoint
+
+
+async def _run(settings: Settings, name: str, endpoint: Endpoint, sockets: list[socket.socket]) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    listeners = sockets or [listening_socket(settings.host, settings.s3_port)]
+    async with running_node(settings, name=name, endpoint=endpoint, listeners=listeners):
+        await stop.wait()

@@ -1,0 +1,475 @@
+"""The composition roots: what a node and a keeper are made of, read top to bottom like packing lists.
+
+Tests and drills start the service through them, exactly as operators do. Every background loop in
+the house is named here.
+"""
+
+import asyncio
+import fcntl
+import gc
+import json
+import logging
+import os
+import resource
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from seawall.access import AccountBook, Credentials, NewAccount
+from seawall.access.accounts import KeyPair
+from seawall.blobs import DiskBlobStore
+from seawall.clock import monotonic_s, now
+from seawall.console import HealthDoor, Readiness
+from seawall.database import Database, Endpoint
+from seawall.database.local_server import LocalServer, LocalServerSettings
+from seawall.database.migrations import migrate
+from seawall.edge import Exchange, HttpServer
+from seawall.edge.malloc import keep_large_blocks
+from seawall.errors import Misconfigured, NotRunning
+from seawall.objects import ObjectStore
+from seawall.objects.sweeper import Sweeper
+from seawall.s3 import S3Door
+from seawall.scaling import LocalNodes
+from seawall.settings import Settings
+from seawall.telemetry.link import Link, Message, report
+from seawall.telemetry.metrics import FleetCollector, RequestMetrics, Snapshot, number, registry_of
+from seawall.telemetry.request_log import RequestLog, quoted
+
+log = logging.getLogger(__name__)
+
+Loop = Callable[[], Awaitable[None]]
+
+# A node that has not heard from the database for so long should not get requests.
+HEARD_MAX_S = 3.0
+LOOP_PAUSE_S = 1.0
+LOOP_PAUSE_MAX_S = 30.0
+ROOT = "root"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A running node."""
+
+    store: ObjectStore
+    server: HttpServer
+    database: Database
+    metrics: RequestMetrics
+
+    def readiness(self, credentials: Credentials) -> Readiness:
+        """Say whether requests should be sent here."""
+        if self.server.draining:
+            return Readiness(ready=False, reason="draining")
+        if credentials.silence_s > HEARD_MAX_S:
+            return Readiness(ready=False, reason="the database does not answer")
+        return Readiness(ready=True)
+
+
+@asynccontextmanager
+async def running_node(
+    settings: Settings, *, name: str, endpoint: Endpoint, listeners: Iterable[socket.socket]
+) -> AsyncIterator[Node]:
+    """Start every part of a node, lowest floor first; stop them in reverse when the block ends.
+
+    Raises:
+        SeawallError: a part cannot start; those that did are stopped.
+    """
+    raise_descriptor_limit()
+    keep_large_blocks()
+    async with AsyncExitStack() as stack:
+        database = await stack.enter_async_context(
+            Database(endpoint, settings.database(), application_name=f"seawall {name}")
+        )
+        blobs = await stack.enter_async_context(DiskBlobStore(settings.blobs()))
+        credentials = Credentials(database)
+        store = ObjectStore(database, blobs, settings.objects())
+        door = S3Door(store, credentials, settings.s3(), token_secret=await credentials.service_secret())
+        metrics = RequestMetrics()
+        lines = None
+        if settings.request_log:
+            lines = await stack.enter_async_context(RequestLog(settings.data_dir / "log" / f"requests-{name}.jsonl"))
+        server = HttpServer(door, settings.http(), observe=observer(metrics, lines))
+        node = Node(store=store, server=server, database=database, metrics=metrics)
+        sweeper = Sweeper(database, blobs, grace_s=settings.garbage_grace_s, interval_s=settings.sweep_interval_s)
+
+        def summary() -> Message:
+            readiness = node.readiness(credentials)
+            return {
+                "pid": os.getpid(),
+                "ready": readiness.ready,
+                "reason": readiness.reason,
+                "metrics": node_snapshot(node),
+            }
+
+        if settings.health_port:
+            registry = registry_of(FleetCollector(lambda: [(name, node_snapshot(node))]))
+            health = HealthDoor(lambda: node.readiness(credentials), registry)
+            await serve_health(stack, health, settings, settings.health_port)
+
+        loops: dict[str, Loop] = {
+            "follow access epoch": credentials.follow_epoch,
+            "sweep blobs": sweeper.run,
+            "report to keeper": lambda: report(settings.socket_path(), name, summary),
+        }
+        for loop_name, loop in loops.items():
+            keep_running(stack, loop_name, loop)
+
+        await stack.enter_async_context(server)
+        for listener in listeners:
+            await server.listen(listener)
+        # What exists now stays: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        yield node
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keeper:
+    """A running keeper."""
+
+    endpoint: Endpoint
+    link: Link
+    nodes: LocalNodes
+    s3_address: tuple[str, int]
+    console_address: tuple[str, int]
+    new_root: KeyPair | None
+    """The root's keys, when they were made just now."""
+
+    def readiness(self) -> Readiness:
+        """Say whether the fleet can serve."""
+        summaries = self.link.summaries()
+        if not summaries:
+            return Readiness(ready=False, reason="no node has reported yet")
+        reasons = {str(summary["reason"]) for summary in summaries.values()}
+        if any(summary["ready"] for summary in summaries.values()):
+            return Readiness(ready=True)
+        return Readiness(ready=False, reason="; ".join(sorted(reasons)))
+
+
+@asynccontextmanager
+async def running_keeper(settings: Settings) -> AsyncIterator[Keeper]:
+    """Start PostgreSQL, the nodes and what watches them; stop them in reverse when the block ends.
+
+    Raises:
+        Misconfigured: another service runs on this data directory, or the settings cannot work.
+    """
+    async with AsyncExitStack() as stack:
+        prepare_data_dir(settings.data_dir)
+        stack.enter_context(sole_keeper(settings.data_dir))
+        environment = {**os.environ, **settings.as_environment()}
+        s3_listener = listening_socket(settings.host, settings.s3_port)
+        stack.callback(s3_listener.close)
+        nodes = LocalNodes(
+            settings.nodes,
+            environment=environment,
+            descriptors=[s3_listener.fileno()],
+            roster=settings.data_dir / "run" / "nodes.json",
+            drain_s=settings.drain_s,
+        )
+        await nodes.stop_strays()
+
+        external = settings.external_database()
+        local: LocalServer | None = None
+        if external is None:
+            local_settings = LocalServerSettings(data_dir=settings.data_dir, binaries=settings.postgres_binaries)
+            local = await stack.enter_async_context(LocalServer(local_settings))
+        endpoint = external or (local.service if local is not None else None)
+        assert endpoint is not None
+        for migration in await migrate(endpoint):
+            log.info("database.migrated", extra={"migration": migration})
+
+        # Its own few connections: commands work when the nodes' are all in use.
+        database = await stack.enter_async_context(
+            Database(endpoint, settings.database(), application_name="seawall keeper")
+        )
+        accounts = AccountBook(database)
+        new_root = await ensure_root(accounts, settings)
+        answers = Answers(accounts)
+        link = await stack.enter_async_context(Link(settings.socket_path(), answers))
+
+        stack.push_async_callback(nodes.stop)
+        for number_ in range(1, settings.nodes + 1):
+            keep_running(stack, f"keep node-{number_}", partial(nodes.keep, f"node-{number_}"))
+        if local is not None:
+            keep_running(stack, "watch PostgreSQL", partial(watch_local_server, local))
+
+        console = listening_socket(settings.console_host, settings.console_port)
+        keeper = Keeper(
+            endpoint=endpoint,
+            link=link,
+            nodes=nodes,
+            s3_address=s3_listener.getsockname()[:2],
+            console_address=console.getsockname()[:2],
+            new_root=new_root,
+        )
+        answers.keeper = keeper
+        registry = registry_of(FleetCollector(lambda: fleet_snapshots(link)))
+        await serve(stack, HealthDoor(keeper.readiness, registry), settings, console)
+        yield keeper
+
+
+@asynccontextmanager
+async def open_sweeper(settings: Settings, endpoint: Endpoint) -> AsyncIterator[Sweeper]:
+    """Open what sweeping and scrubbing need, for a command beside the running service."""
+    async with (
+        Database(endpoint, settings.database(), application_name="seawall command") as database,
+        DiskBlobStore(settings.blobs()) as blobs,
+    ):
+        yield Sweeper(database, blobs, grace_s=settings.garbage_grace_s, interval_s=settings.sweep_interval_s)
+
+
+class Answers:
+    """Answers the questions of commands. State: the keeper, once it runs."""
+
+    def __init__(self, accounts: AccountBook) -> None:
+        self.keeper: Keeper | None = None
+        self._accounts = accounts
+
+    async def __call__(self, message: Message) -> Any:
+        """Answer one question.
+
+        Raises:
+            SeawallError: it was declined, with the reason.
+        """
+        match message["ask"]:
+            case "status":
+                return self._status()
+            case "user.add":
+                pair = await self._accounts.add(NewAccount(**message["account"]))
+                return {"access_key": pair.access_key, "secret_key": pair.secret_key}
+            case "user.list":
+                return [
+                    {
+                        "name": account.name,
+                        "id": account.canonical_id,
+                        "display_name": account.display_name,
+                        "email": account.email,
+                        "admin": account.is_admin,
+                        "created_at": account.created_at.isoformat(),
+                        "access_keys": list(account.access_keys),
+                    }
+                    for account in await self._accounts.list()
+                ]
+            case "user.remove":
+                await self._accounts.remove(message["name"])
+                return {"removed": message["name"]}
+            case "user.key":
+                pair = await self._accounts.give_new_key(message["name"])
+                return {"access_key": pair.access_key, "secret_key": pair.secret_key}
+            case question:
+                raise NotRunning(f"This service does not know the question {question!r}: it is another release.")
+
+    def _status(self) -> Message:
+        if self.keeper is None:
+            raise NotRunning("The service is still starting.")
+        readiness = self.keeper.readiness()
+        summaries = self.keeper.link.summaries()
+        return {
+            "ready": readiness.ready,
+            "reason": readiness.reason,
+            "s3": "http://{}:{}".format(*self.keeper.s3_address),
+            "console": "http://{}:{}".format(*self.keeper.console_address),
+            "nodes": {
+                name: {
+                    "pid": pid,
+                    "ready": bool(summaries.get(name, {}).get("ready", False)),
+                    "reason": summaries.get(name, {}).get("reason", "has not reported yet"),
+                }
+                for name, pid in self.keeper.nodes.pids.items()
+            },
+        }
+
+
+# Parts that are started in more than one place.
+
+
+def keep_running(stack: AsyncExitStack, name: str, loop: Loop) -> None:
+    """Run a loop beside the rest until the stack unwinds; when it fails, say so and start it again."""
+
+    async def run() -> None:
+        pause_s = LOOP_PAUSE_S
+        while True:
+            started_s = monotonic_s()
+            try:
+                await loop()
+            except Exception as error:
+                log.exception("loop.failed", extra={"loop": name, "error": repr(error)})
+            if monotonic_s() - started_s > LOOP_PAUSE_MAX_S:
+                pause_s = LOOP_PAUSE_S
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, LOOP_PAUSE_MAX_S)
+
+    task = asyncio.create_task(run(), name=name)
+
+    async def stop() -> None:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+    stack.push_async_callback(stop)
+
+
+async def serve(stack: AsyncExitStack, door: HealthDoor, settings: Settings, listener: socket.socket) -> None:
+    """Answer health questions on a socket until the stack unwinds."""
+    server = await stack.enter_async_context(HttpServer(door, settings.http(), observe=lambda _exchange, _s: None))
+    await server.listen(listener)
+
+
+async def serve_health(stack: AsyncExitStack, door: HealthDoor, settings: Settings, port: int) -> None:
+    """Answer health questions about one node."""
+    await serve(stack, door, settings, listening_socket(settings.console_host, port))
+
+
+async def watch_local_server(server: LocalServer) -> None:
+    """Start PostgreSQL again when it died."""
+    code = await server.wait_for_exit()
+    log.error("postgresql.died", extra={"exit_code": code})
+    await server.restart()
+    log.info("postgresql.started_again", extra={"pid": server.pid})
+
+
+def observer(metrics: RequestMetrics, lines: RequestLog | None) -> Callable[[Exchange, float], None]:
+    """Return what counts a request and writes its line when it is over."""
+
+    def observe(exchange: Exchange, duration_s: float) -> None:
+        operation = str(exchange.log.get("operation", "unknown"))
+        received = exchange.body.received
+        metrics.observe(operation, exchange.status, duration_s, sent_bytes=exchange.sent_bytes, received_bytes=received)
+        if lines is not None:
+            more = "".join(
+                f',"{name}":{json.dumps(value)}' for name, value in exchange.log.items() if name != "operation"
+            )
+            lines.add(
+                f'{{"at":"{now().isoformat(timespec="milliseconds")}","id":"{exchange.request_id}",'
+                f'"operation":"{operation}","method":{quoted(exchange.method)},"path":{quoted(exchange.path)},'
+                f'"status":{exchange.status},"ms":{duration_s * 1000:.3f},"received":{received},'
+                f'"sent":{exchange.sent_bytes},"peer":"{exchange.peer}"{more}}}'
+            )
+
+    return observe
+
+
+def node_snapshot(node: Node) -> dict[str, Any]:
+    """Return where every metric of a node stands."""
+    server, pool = node.server, node.database.pool
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    batches = node.database.batches()
+    resident_pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return {
+        **node.metrics.snapshot(),
+        "http_server_connections": [number(server.connections)],
+        "http_server_connections_refused_total": [number(server.counts.refused_connections)],
+        "http_server_bad_requests_total": [number(server.counts.bad_heads)],
+        "http_server_timeouts_total": [number(server.counts.expired)],
+        "http_server_body_memory_bytes": [number(server.body_memory.held_bytes)],
+        "db_client_connection_count": [number(pool.lent, "used"), number(pool.idle, "idle")],
+        "db_client_connection_max": [number(pool.size)],
+        "db_client_connection_pending_requests": [number(pool.waiting)],
+        "db_client_batch_pending_rows": [number(batch.waiting, name) for name, batch in batches.items()],
+        "db_client_batch_statements_total": [number(batch.counts.statements, name) for name, batch in batches.items()],
+        "db_client_batch_rows_total": [number(batch.counts.rows, name) for name, batch in batches.items()],
+        "process_cpu_seconds_total": [number(usage.ru_utime + usage.ru_stime)],
+        "process_resident_memory_bytes": [number(resident_pages * resource.getpagesize())],
+        "process_open_fds": [number(len(os.listdir("/proc/self/fd")))],  # noqa: PTH208 - only their number counts
+        "seawall_node_up": [number(1)],
+    }
+
+
+def fleet_snapshots(link: Link) -> Iterable[tuple[str, Snapshot]]:
+    """Return the last snapshot of every node."""
+    return [(name, summary["metrics"]) for name, summary in link.summaries().items()]
+
+
+# What a fresh machine needs.
+
+
+def prepare_data_dir(data_dir: Path) -> None:
+    """Make the data directory: others may pass through it (PostgreSQL must), and see nothing.
+
+    Raises:
+        Misconfigured: it cannot be made or written.
+    """
+    try:
+        data_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
+        for name in ("run", "log"):
+            (data_dir / name).mkdir(mode=0o711 if name == "log" else 0o700, exist_ok=True)
+    except OSError as error:
+        raise Misconfigured(f"The data directory {data_dir} cannot be used: {error.strerror}.") from error
+
+
+class sole_keeper:  # noqa: N801 - used like a function
+    """Holds the data directory for the length of the block.
+
+    Raises:
+        Misconfigured: another keeper holds it.
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        self._path = data_dir / "run" / "keeper.lock"
+        self._descriptor = -1
+
+    def __enter__(self) -> None:
+        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(self._descriptor, 32).decode("ascii", "replace") or "unknown"
+            os.close(self._descriptor)
+            raise Misconfigured(
+                f"Seawall is running on {self._path.parent.parent} already (process {holder})."
+            ) from None
+        os.ftruncate(self._descriptor, 0)
+        os.write(self._descriptor, str(os.getpid()).encode())
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)
+
+
+async def ensure_root(accounts: AccountBook, settings: Settings) -> KeyPair | None:
+    """Make the root account at first start; return its keys when they were made up."""
+    path = settings.data_dir / "root-credentials"
+    given = bool(settings.root_access_key and settings.root_secret_key.get_secret_value())
+    if any(account.name == ROOT for account in await accounts.list()):
+        return None
+    pair = await accounts.add(
+        NewAccount(
+            name=ROOT,
+            access_key=settings.root_access_key,
+            secret_key=settings.root_secret_key.get_secret_value(),
+            is_admin=True,
+        )
+    )
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(f"access_key = {pair.access_key}\nsecret_key = {pair.secret_key}\n")
+        file.flush()
+        os.fsync(file.fileno())
+    return None if given else pair
+
+
+def listening_socket(host: str, port: int) -> socket.socket:
+    """Open a listening socket; nodes inherit it, so that none is closed while another still serves.
+
+    Raises:
+        Misconfigured: the address is in use or not ours.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(4096)
+    except OSError as error:
+        listener.close()
+        raise Misconfigured(f"Cannot listen on {host}:{port}: {error.strerror}.") from error
+    listener.settimeout(0.0)
+    return listener
+
+
+def raise_descriptor_limit() -> None:
+    """Allow as many open files as the system lets us: each connection is one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

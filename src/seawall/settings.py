@@ -1,0 +1,196 @@
+"""Every choice an operator has, read once, frozen.
+
+From a TOML file (`SEAWALL_SETTINGS_FILE`), from the environment (`SEAWALL_` and the name), and from
+the options of `seawall up`: the later ones win. Each package has its own small settings class; here
+they are put together.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from seawall.blobs import BlobSettings
+from seawall.database import DatabaseSettings, Endpoint
+from seawall.edge import HttpSettings
+from seawall.errors import Misconfigured
+from seawall.objects import ObjectSettings
+from seawall.s3 import S3Settings
+
+PREFIX = "SEAWALL_"
+FILE_VARIABLE = "SEAWALL_SETTINGS_FILE"
+MIB = 1024 * 1024
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+def default_data_dir() -> Path:
+    """Return where data is kept unless told otherwise."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/seawall")
+    home = os.environ.get("XDG_DATA_HOME")
+    return (Path(home) if home else Path.home() / ".local" / "share") / "seawall"
+
+
+class Settings(BaseSettings):
+    """What can be chosen. Sizes end in `_bytes`, times in `_s`."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
+
+    data_dir: Path = Field(
+        default_factory=default_data_dir,
+        description="Where everything is kept. Default: `/var/lib/seawall` for root, else `$XDG_DATA_HOME/seawall`.",
+    )
+    host: str = Field("127.0.0.1", description="The address the S3 door listens on.")
+    s3_port: Port = Field(9000, description="The port of the S3 door; 0 picks a free one.")
+    console_port: Port = Field(
+        9002,
+        description="The port of the fleet's `/healthz`, `/readyz` and `/metrics`, on `console_host`; 0 picks one.",
+    )
+    console_host: str = Field("127.0.0.1", description="The address of the console port. It has no authentication yet.")
+    health_port: Port = Field(
+        0, description="The port of a node's own `/healthz`, `/readyz` and `/metrics`; 0: none (as under `up`)."
+    )
+    database_url: SecretStr = Field(
+        SecretStr(""), description="`postgresql://…` of a PostgreSQL ≥ 15; empty: an embedded one in `data_dir`."
+    )
+    root_access_key: str = Field("", description="Access key of the root account at first start; made up when empty.")
+    root_secret_key: SecretStr = Field(
+        SecretStr(""), description="Secret key of the root account at first start; made up when empty."
+    )
+    nodes: int = Field(1, ge=1, le=64, description="How many nodes `up` starts. One is best on two cores.")
+    region: str = Field(
+        "us-east-1", description="The region the service says it is in. Signatures of any are accepted."
+    )
+    domains: str = Field(
+        "", description="Host names, comma separated, under which buckets are addressed as `bucket.host`."
+    )
+    connections_max: int = Field(16_000, ge=1, description="Client connections a node holds at once.")
+    idle_s: float = Field(75.0, gt=0, description="How long a connection may say nothing between requests.")
+    head_s: float = Field(10.0, gt=0, description="How long the head of a request may take to arrive.")
+    stall_s: float = Field(30.0, gt=0, description="How long a body may make no progress, in either direction.")
+    rate_min_bytes_per_s: float = Field(1024.0, gt=0, description="The least rate of a body, after `stall_s`.")
+    drain_s: float = Field(30.0, ge=0, description="How long requests under way may take to end when a node stops.")
+    body_memory_bytes: int = Field(
+        96 * MIB, ge=MIB, description="Bytes of request bodies a node holds before it makes clients wait."
+    )
+    inline_max_bytes: int = Field(2048, ge=0, le=7168, description="Bodies up to this size are kept in PostgreSQL.")
+    segment_blob_max_bytes: int = Field(
+        MIB, ge=4096, le=MIB, description="Bodies up to this size share files; larger ones get their own."
+    )
+    segment_size_bytes: int = Field(256 * MIB, ge=MIB, description="How large a shared file grows.")
+    reserve_bytes: int = Field(1024 * MIB, ge=0, description="Free disk space below which writes are refused.")
+    database_read_lanes: int = Field(2, ge=1, le=16, description="Connections of a node for batched reads.")
+    database_write_lanes: int = Field(2, ge=1, le=16, description="Connections of a node for batched writes.")
+    database_spare_connections: int = Field(2, ge=1, le=64, description="Connections of a node for everything else.")
+    database_patience_s: float = Field(5.0, gt=0, description="How long a request may wait for the database.")
+    postgres_binaries: Path | None = Field(
+        None, description="A `bin` directory of PostgreSQL to use for the embedded one."
+    )
+    sweep_interval_s: float = Field(60.0, gt=0, description="How often garbage is looked for.")
+    garbage_grace_s: float = Field(
+        900.0, ge=0, description="How long the bytes of a deleted object stay, for readers that have begun."
+    )
+    request_log: bool = Field(default=True, description="Whether each request gets a line in `log/requests-*.jsonl`.")
+
+    @field_validator("root_secret_key")
+    @classmethod
+    def _long_enough(cls, value: SecretStr) -> SecretStr:
+        if 0 < len(value.get_secret_value()) < 8:
+            raise ValueError("a secret key has at least 8 characters")
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Options first, then the environment, then the file."""
+        path = os.environ.get(FILE_VARIABLE)
+        if path is None:
+            return init_settings, env_settings
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, Path(path))
+
+    def database(self) -> DatabaseSettings:
+        """Return what a node needs to know about its connections."""
+        return DatabaseSettings(
+            read_lanes=self.database_read_lanes,
+            write_lanes=self.database_write_lanes,
+            spare_connections=self.database_spare_connections,
+            patience_s=self.database_patience_s,
+        )
+
+    def blobs(self) -> BlobSettings:
+        """Return what the blob store needs to know."""
+        return BlobSettings(
+            root=self.data_dir / "blobs",
+            segment_blob_max_bytes=self.segment_blob_max_bytes,
+            segment_size_bytes=self.segment_size_bytes,
+            reserve_bytes=self.reserve_bytes,
+        )
+
+    def http(self) -> HttpSettings:
+        """Return what a door needs to know."""
+        return HttpSettings(
+            idle_s=self.idle_s,
+            head_s=self.head_s,
+            stall_s=self.stall_s,
+            rate_min_bytes_per_s=self.rate_min_bytes_per_s,
+            connections_max=self.connections_max,
+            body_memory_bytes=self.body_memory_bytes,
+            drain_s=self.drain_s,
+        )
+
+    def s3(self) -> S3Settings:
+        """Return what the S3 door needs to know."""
+        domains = tuple(domain.strip().lower() for domain in self.domains.split(",") if domain.strip())
+        return S3Settings(region=self.region, domains=domains)
+
+    def objects(self) -> ObjectSettings:
+        """Return what the object store needs to know."""
+        return ObjectSettings(inline_max_bytes=self.inline_max_bytes)
+
+    def external_database(self) -> Endpoint | None:
+        """Return the database the operator named; None where the embedded one is used."""
+        url = self.database_url.get_secret_value()
+        return Endpoint.parse(url) if url else None
+
+    def socket_path(self) -> Path:
+        """Return where the keeper listens for nodes and commands."""
+        return self.data_dir / "run" / "keeper.sock"
+
+    def as_environment(self) -> dict[str, str]:
+        """Return the environment that gives another process the same settings, but for the root's secret."""
+        chosen = self.model_dump(exclude={"root_access_key", "root_secret_key"}, exclude_none=True)
+        chosen["database_url"] = self.database_url.get_secret_value()
+        return {f"{PREFIX}{name.upper()}": str(value) for name, value in chosen.items()}
+
+
+def read_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
+    """Read the settings.
+
+    Raises:
+        Misconfigured: one makes no sense, or has a name nobody knows.
+    """
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | {FILE_VARIABLE}
+    strange = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known | TEST_VARIABLES)
+    if strange:
+        raise Misconfigured(f"There is no setting {strange[0]}; `seawall up --help` lists them.")
+    try:
+        return Settings(**{name: value for name, value in (overrides or {}).items() if value is not None})
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, line['loc']))}: {line['msg']}" for line in error.errors())
+        raise Misconfigured(f"The settings cannot be used: {problems}.") from error
+    except OSError as error:
+        raise Misconfigured(f"The settings file cannot be read: {error}.") from error
+
+
+TEST_VARIABLES = frozenset({"SEAWALL_TEST_BUDGET"})
+"""What tests read from the environment, which are no settings."""

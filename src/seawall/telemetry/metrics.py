@@ -1,0 +1,273 @@
+"""What is counted, what it means, and why it would rise.
+
+On the hot path a metric is a plain number in a slot. Once a second a node tells the keeper where
+they stand, and the keeper renders the whole fleet for Prometheus when it is asked. Names follow
+OpenTelemetry's semantic conventions in Prometheus' spelling.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, TypedDict
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector, CollectorRegistry
+
+Kind = Literal["counter", "gauge", "histogram"]
+
+DURATION_BUCKETS_S: Final = (
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Definition:
+    """One metric: its name, its labels, what it means, and why it would rise."""
+
+    name: str
+    kind: Kind
+    meaning: str
+    rises_when: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+
+class Sample(TypedDict):
+    """One value of a metric, or, for a histogram, its counts a bucket and the sum of what it saw."""
+
+    labels: list[str]
+    value: float
+    counts: list[int]
+
+
+Snapshot = Mapping[str, Sequence[Sample]]
+"""Where every metric of a process stands, by name."""
+
+SnapshotSource = Callable[[], Iterable[tuple[str, Snapshot]]]
+
+DEFINITIONS: Final[tuple[Definition, ...]] = (
+    Definition(
+        name="http_server_request_duration_seconds",
+        kind="histogram",
+        labels=("operation", "status"),
+        meaning="Time from a request's head to the end of its response.",
+        rises_when="the database, the disk or the client is slow, or more is asked than can be done",
+        buckets=DURATION_BUCKETS_S,
+    ),
+    Definition(
+        name="http_server_response_body_bytes_total",
+        kind="counter",
+        labels=("operation",),
+        meaning="Bytes of response bodies sent.",
+        rises_when="clients read",
+    ),
+    Definition(
+        name="http_server_request_body_bytes_total",
+        kind="counter",
+        labels=("operation",),
+        meaning="Bytes of request bodies received.",
+        rises_when="clients write",
+    ),
+    Definition(
+        name="http_server_connections",
+        kind="gauge",
+        meaning="Client connections that are open.",
+        rises_when="clients come, or stay without asking for anything",
+    ),
+    Definition(
+        name="http_server_connections_refused_total",
+        kind="counter",
+        meaning="Client connections turned away because too many were open.",
+        rises_when="more clients connect than connections_max allows",
+    ),
+    Definition(
+        name="http_server_bad_requests_total",
+        kind="counter",
+        meaning="Requests refused before they were understood: malformed, ambiguous or too large heads.",
+        rises_when="a client is broken, or somebody probes",
+    ),
+    Definition(
+        name="http_server_timeouts_total",
+        kind="counter",
+        meaning="Connections closed because the client was too slow, or idle for too long.",
+        rises_when="clients leave without a word, or are starved of bandwidth",
+    ),
+    Definition(
+        name="http_server_body_memory_bytes",
+        kind="gauge",
+        meaning="Bytes of request bodies that wait to be written.",
+        rises_when="the disk is slower than the clients",
+    ),
+    Definition(
+        name="db_client_connection_count",
+        kind="gauge",
+        labels=("state",),
+        meaning="Connections to PostgreSQL: lent (used) and idle.",
+        rises_when="statements take longer, or more wait than fit into a batch",
+    ),
+    Definition(
+        name="db_client_connection_max",
+        kind="gauge",
+        meaning="Connections to PostgreSQL a process opens at the most.",
+        rises_when="settings change",
+    ),
+    Definition(
+        name="db_client_connection_pending_requests",
+        kind="gauge",
+        meaning="Tasks that wait for a connection.",
+        rises_when="the database is slow, or something holds connections for too long",
+    ),
+    Definition(
+        name="db_client_batch_pending_rows",
+        kind="gauge",
+        labels=("query",),
+        meaning="Rows that wait for the next batched statement.",
+        rises_when="more is asked than the database answers",
+    ),
+    Definition(
+        name="db_client_batch_statements_total",
+        kind="counter",
+        labels=("query",),
+        meaning="Batched statements sent.",
+        rises_when="there is work; rows a statement rise with the load",
+    ),
+    Definition(
+        name="db_client_batch_rows_total",
+        kind="counter",
+        labels=("query",),
+        meaning="Rows in batched statements.",
+        rises_when="there is work",
+    ),
+    Definition(
+        name="process_cpu_seconds_total",
+        kind="counter",
+        meaning="User and system time spent.",
+        rises_when="there is work",
+    ),
+    Definition(
+        name="process_resident_memory_bytes",
+        kind="gauge",
+        meaning="Resident memory.",
+        rises_when="many requests are under way, or something leaks",
+    ),
+    Definition(
+        name="process_open_fds",
+        kind="gauge",
+        meaning="Open file descriptors.",
+        rises_when="there are more connections and open files, or something leaks",
+    ),
+    Definition(
+        name="seawall_node_up",
+        kind="gauge",
+        meaning="1 for each node the keeper hears from.",
+        rises_when="nodes are added",
+    ),
+)
+
+
+class Histogram:
+    """Counts of what fell into each bucket. State: the counts, the last of them for the rest, and the sum."""
+
+    __slots__ = ("buckets", "counts", "total")
+
+    def __init__(self, buckets: tuple[float, ...]) -> None:
+        self.buckets = buckets
+        self.counts = [0] * (len(buckets) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count one value."""
+        self.counts[bisect_left(self.buckets, value)] += 1
+        self.total += value
+
+
+class RequestMetrics:
+    """What is counted of every request. State: the counts."""
+
+    __slots__ = ("_by_outcome", "_received", "_sent")
+
+    def __init__(self) -> None:
+        self._by_outcome: dict[tuple[str, int], Histogram] = {}
+        self._sent: dict[str, int] = {}
+        self._received: dict[str, int] = {}
+
+    def observe(self, operation: str, status: int, duration_s: float, *, sent_bytes: int, received_bytes: int) -> None:
+        """Count one request."""
+        histogram = self._by_outcome.get((operation, status))
+        if histogram is None:
+            histogram = self._by_outcome[operation, status] = Histogram(DURATION_BUCKETS_S)
+        histogram.observe(duration_s)
+        if sent_bytes:
+            self._sent[operation] = self._sent.get(operation, 0) + sent_bytes
+        if received_bytes:
+            self._received[operation] = self._received.get(operation, 0) + received_bytes
+
+    def snapshot(self) -> dict[str, list[Sample]]:
+        """Return where the counts stand."""
+        return {
+            "http_server_request_duration_seconds": [
+                Sample(labels=[operation, str(status)], value=histogram.total, counts=[*histogram.counts])
+                for (operation, status), histogram in self._by_outcome.items()
+            ],
+            "http_server_response_body_bytes_total": [
+                number(sent, operation) for operation, sent in self._sent.items()
+            ],
+            "http_server_request_body_bytes_total": [
+                number(received, operation) for operation, received in self._received.items()
+            ],
+        }
+
+
+def number(value: float, *labels: str) -> Sample:
+    """Return a sample that is just a number."""
+    return Sample(labels=[*labels], value=value, counts=[])
+
+
+class FleetCollector(Collector):
+    """Renders the snapshots of all nodes. State: none; it asks for them."""
+
+    def __init__(self, snapshots: SnapshotSource) -> None:
+        self._snapshots = snapshots
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric with a `node` label."""
+        snapshots = dict(self._snapshots())
+        for definition in DEFINITIONS:
+            family = _family(definition)
+            for node, snapshot in snapshots.items():
+                for sample in snapshot.get(definition.name, ()):
+                    _add(family, definition, [node, *sample["labels"]], sample)
+            yield family
+
+
+def registry_of(collector: Collector) -> CollectorRegistry:
+    """Return a registry with this collector alone: not the library's global one."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(collector)
+    return registry
+
+
+def _family(definition: Definition) -> CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily:
+    labels = ["node", *definition.labels]
+    meaning = f"{definition.meaning} Rises when {definition.rises_when}."
+    if definition.kind == "counter":
+        return CounterMetricFamily(definition.name.removesuffix("_total"), meaning, labels=labels)
+    if definition.kind == "gauge":
+        return GaugeMetricFamily(definition.name, meaning, labels=labels)
+    return HistogramMetricFamily(definition.name, meaning, labels=labels)
+
+
+def _add(
+    family: CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily,
+    definition: Definition,
+    labels: list[str],
+    sample: Sample,
+) -> None:
+    if isinstance(family, HistogramMetricFamily):
+        running, buckets = 0, []
+        for bound, count in zip([*map(str, definition.buckets), "+Inf"], sample["counts"], strict=True):
+            running += count
+            buckets.append((bound, running))
+        family.add_metric(labels, buckets=buckets, sum_value=sample["value"])
+    else:
+        family.add_metric(labels, sample["value"])
