@@ -243,8 +243,9 @@ def test_the_way_a_client_encodes_makes_no_difference(key: str, query: dict[str,
 
 def test_a_metadata_value_in_utf_8_is_believed() -> None:
     request = signed(form="header", headers={"x-amz-meta-city": "Zürich"})
+    on_the_wire = "Zürich".encode().decode("latin-1")
 
-    assert check(request).access_key == ACCESS_KEY
+    assert check(request.with_headers(**{"x-amz-meta-city": on_the_wire})).access_key == ACCESS_KEY
 
 
 def test_a_query_without_an_equals_sign_is_an_empty_value() -> None:

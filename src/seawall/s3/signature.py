@@ -3,7 +3,8 @@
 The work has two steps, so that the secret can be fetched between them: `parse` reads what the
 request claims, `verify` believes it or refuses. Nothing here waits or reads a clock.
 
-Headers are signed as UTF-8. Where the documentation leaves a choice:
+Header text is bytes as they came over the wire, decoded as Latin-1: what was signed is what was sent.
+Where the documentation leaves a choice:
 
 - A path is decoded and encoded again segment by segment, so that `%2F` inside a segment stays
   `%2F`; dots and double slashes are never folded away.
@@ -186,7 +187,7 @@ def verify(claim: Claim, *, secret: str, now_s: float, keys: SigningKeys) -> Sig
     name = (secret, date, region)
     known = keys.get(name)
     key = known or SigningKey(secret, date=date, region=region)
-    digest = hashlib.sha256(canonical.encode()).hexdigest()
+    digest = hashlib.sha256(canonical.encode("latin-1", "replace")).hexdigest()
     text = f"{ALGORITHM}\n{timestamp}\n{scope}\n{digest}"
     if not hmac.compare_digest(key.sign(text), given):
         raise S3Error(
