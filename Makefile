@@ -25,13 +25,15 @@ check: $(VENV)/.dev ## format, lint, types, contracts, reference pages, unit and
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python docs/print_reference.py --check
 	$(BIN)/python -m pytest -q tests/unit tests/tidy
+	$(BIN)/python -m pytest -q --doctest-modules -p no:randomly src
 
 bench: $(VENV)/.dev ## measure this service by its load shapes and append the table to docs/benchmarks.md
 	$(BIN)/python -m benchmarks $(ARGS)
 
 docs: $(VENV)/.dev ## print the reference pages again from the code
-	$(BIN)/python -m docs.reference
+	$(BIN)/python docs/print_reference.py
 
 format: $(VENV)/.dev ## format and mend what can be mended by itself
 	$(BIN)/ruff format .

@@ -163,7 +163,7 @@ async def running_keeper(settings: Settings) -> AsyncIterator[Keeper]:
         s3_listener = listening_socket(settings.host, settings.s3_port)
         stack.callback(s3_listener.close)
         nodes = LocalNodes(
-            settings.nodes,
+            settings.nodes_min(),
             environment=environment,
             descriptors=[s3_listener.fileno()],
             roster=settings.data_dir / "run" / "nodes.json",
@@ -191,7 +191,7 @@ async def running_keeper(settings: Settings) -> AsyncIterator[Keeper]:
         link = await stack.enter_async_context(Link(settings.socket_path(), answers))
 
         stack.push_async_callback(nodes.stop)
-        for number_ in range(1, settings.nodes + 1):
+        for number_ in range(1, settings.nodes_min() + 1):
             keep_running(stack, f"keep node-{number_}", partial(nodes.keep, f"node-{number_}"))
         if local is not None:
             keep_running(stack, "watch PostgreSQL", partial(watch_local_server, local))

@@ -61,7 +61,12 @@ class Settings(BaseSettings):
     root_secret_key: SecretStr = Field(
         SecretStr(""), description="Secret key of the root account at first start; made up when empty."
     )
-    nodes: int = Field(1, ge=1, le=64, description="How many nodes `up` starts. One is best on two cores.")
+    web_port: Port = Field(9001, description="The port of the web app. Nothing listens there yet.")
+    nodes: str = Field(
+        "1",
+        pattern=r"^[1-9][0-9]?(:[1-9][0-9]?)?$",
+        description="How many nodes `up` runs; of a range like `1:8`, the lower end for now. One is best on two cores.",
+    )
     region: str = Field(
         "us-east-1", description="The region the service says it is in. Signatures of any are accepted."
     )
@@ -162,6 +167,10 @@ class Settings(BaseSettings):
         url = self.database_url.get_secret_value()
         return Endpoint.parse(url) if url else None
 
+    def nodes_min(self) -> int:
+        """Return how many nodes there are at least."""
+        return int(self.nodes.partition(":")[0])
+
     def socket_path(self) -> Path:
         """Return where the keeper listens for nodes and commands."""
         return self.data_dir / "run" / "keeper.sock"
@@ -177,12 +186,8 @@ def read_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
     """Read the settings.
 
     Raises:
-        Misconfigured: one makes no sense, or has a name nobody knows.
+        Misconfigured: one makes no sense.
     """
-    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | {FILE_VARIABLE}
-    strange = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known | TEST_VARIABLES)
-    if strange:
-        raise Misconfigured(f"There is no setting {strange[0]}; `seawall up --help` lists them.")
     try:
         return Settings(**{name: value for name, value in (overrides or {}).items() if value is not None})
     except ValidationError as error:
@@ -192,5 +197,10 @@ def read_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
         raise Misconfigured(f"The settings file cannot be read: {error}.") from error
 
 
-TEST_VARIABLES = frozenset({"SEAWALL_TEST_BUDGET"})
-"""What tests read from the environment, which are no settings."""
+def unknown_variables() -> list[str]:
+    """Return variables that look like settings and are none: maybe misspelled.
+
+    They are no error: Kubernetes makes such variables for a service of our name.
+    """
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | {FILE_VARIABLE, "SEAWALL_TEST_BUDGET"}
+    return sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)

@@ -1,6 +1,7 @@
 """`seawall up`: the whole service on this machine."""
 
 import asyncio
+import logging
 import signal
 from typing import Any
 
@@ -9,8 +10,10 @@ import uvloop
 
 from seawall.cli.options import setting_options
 from seawall.service import Keeper, running_keeper
-from seawall.settings import Settings, read_settings
+from seawall.settings import Settings, read_settings, unknown_variables
 from seawall.telemetry.log import set_up_logging
+
+log = logging.getLogger(__name__)
 
 READY_TIMEOUT_S = 60.0
 POLL_INTERVAL_S = 0.05
@@ -22,6 +25,8 @@ def up(**overrides: Any) -> None:
     """Run the whole service: PostgreSQL, the nodes, and what watches them. Ctrl-C stops it."""
     settings = read_settings(overrides)
     set_up_logging("keeper")
+    for name in unknown_variables():
+        log.warning("settings.unknown_variable", extra={"variable": name})
     uvloop.run(_run(settings))
 
 

@@ -269,7 +269,9 @@ class Connection(asyncio.BufferedProtocol):
             go_on_receiving=self._resume_body,
         )
         now_s = self._loop.time()
-        exchange = Exchange(self, head, body, peer=self.peer, request_id=server.next_request_id(), started_s=monotonic_s())
+        exchange = Exchange(
+            self, head, body, peer=self.peer, request_id=server.next_request_id(), started_s=monotonic_s()
+        )
         self._exchange = exchange
         self._rate_started_s = now_s
         self._rate_bytes = 0

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from seawall.edge.connection import Connection
 
 STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
-STATUS_LINES[416] = "HTTP/1.1 416 Requested Range Not Satisfiable\r\n"
 # These have no body by definition, and say nothing of its length (RFC 9110, 8.6).
 BODILESS = frozenset({204, 304})
 

@@ -14,7 +14,9 @@ from http import HTTPStatus
 from typing import Final
 
 from seawall import errors
-from seawall.objects import digests
+from seawall.blobs import DiskFailed
+from seawall.edge import ClientGone
+from seawall.objects import digests, store
 
 CODES: Final[Mapping[str, tuple[HTTPStatus, str]]] = {
     "AccessDenied": (HTTPStatus.FORBIDDEN, "Access Denied"),
@@ -217,6 +219,7 @@ S3_ERRORS: Final[Mapping[type[errors.SeawallError], str]] = {
     errors.PreconditionFailed: "PreconditionFailed",
     errors.Invalid: "InvalidArgument",
     errors.BadDigest: "BadDigest",
+    store.KeyTooLong: "KeyTooLongError",
     digests.PayloadMismatch: "XAmzContentSHA256Mismatch",
     digests.MalformedDigest: "InvalidDigest",
     digests.MalformedChecksum: "InvalidRequest",
@@ -232,6 +235,8 @@ S3_ERRORS: Final[Mapping[type[errors.SeawallError], str]] = {
     errors.StorageFull: "InsufficientStorage",
     errors.BlobMissing: "InternalError",
     errors.BlobCorrupt: "InternalError",
+    DiskFailed: "ServiceUnavailable",
+    ClientGone: "InternalError",
     errors.NotRunning: "InternalError",
     errors.Misconfigured: "InternalError",
 }
