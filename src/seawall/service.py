@@ -7,7 +7,6 @@ the house is named here.
 import asyncio
 import fcntl
 import gc
-import json
 import logging
 import os
 import resource
@@ -22,7 +21,7 @@ from typing import Any
 from seawall.access import AccountBook, Credentials, NewAccount
 from seawall.access.accounts import KeyPair
 from seawall.blobs import DiskBlobStore
-from seawall.clock import monotonic_s, now
+from seawall.clock import monotonic_s
 from seawall.console import HealthDoor, Readiness
 from seawall.database import Database, Endpoint
 from seawall.database.local_server import LocalServer, LocalServerSettings
@@ -335,18 +334,17 @@ def observer(metrics: RequestMetrics, lines: RequestLog | None) -> Callable[[Exc
     """Return what counts a request and writes its line when it is over."""
 
     def observe(exchange: Exchange, duration_s: float) -> None:
-        operation = str(exchange.log.get("operation", "unknown"))
+        operation = exchange.operation or "unknown"
         received = exchange.body.received
         metrics.observe(operation, exchange.status, duration_s, sent_bytes=exchange.sent_bytes, received_bytes=received)
         if lines is not None:
-            more = "".join(
-                f',"{name}":{json.dumps(value)}' for name, value in exchange.log.items() if name != "operation"
-            )
+            account = f',"account":{exchange.account}' if exchange.account is not None else ""
+            error = f',"error":"{exchange.error}"' if exchange.error else ""
             lines.add(
-                f'{{"at":"{now().isoformat(timespec="milliseconds")}","id":"{exchange.request_id}",'
+                f'{{"at":"{lines.now()}","id":"{exchange.request_id}",'
                 f'"operation":"{operation}","method":{quoted(exchange.method)},"path":{quoted(exchange.path)},'
                 f'"status":{exchange.status},"ms":{duration_s * 1000:.3f},"received":{received},'
-                f'"sent":{exchange.sent_bytes},"peer":"{exchange.peer}"{more}}}'
+                f'"sent":{exchange.sent_bytes},"peer":"{exchange.peer}"{account}{error}}}'
             )
 
     return observe

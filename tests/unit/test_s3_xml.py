@@ -242,7 +242,7 @@ def test_a_bucket_may_be_asked_for_in_a_region() -> None:
 
 
 def rows(keys: list[str]) -> list[ObjectRow]:
-    return [(key, WHEN, ETAG, number, None) for number, key in enumerate(keys)]
+    return [(key, number, ETAG, WHEN.timestamp(), "") for number, key in enumerate(keys)]
 
 
 def listed(body: bytes, operation: str = "ListObjectsV2") -> list[str]:
@@ -300,7 +300,7 @@ def test_a_listing_is_read_back_as_it_was(*, keys: list[str], prefixes: list[str
 
 
 def test_an_object_is_listed_with_all_there_is_to_say() -> None:
-    row: ObjectRow = ("key", WHEN, ETAG, 5, "CRC32:AAAAAA==-2")
+    row: ObjectRow = ("key", 5, ETAG, WHEN.timestamp(), "CRC32:AAAAAA==-2")
 
     body = xml.list_objects_v2(
         [row], bucket="b", prefix="", delimiter=None, max_keys=1, is_truncated=False, common_prefixes=[], owner=OWNER

@@ -30,7 +30,7 @@ class HealthDoor:
 
     async def __call__(self, exchange: Exchange) -> None:
         """Answer one request."""
-        exchange.log["operation"] = exchange.path
+        exchange.operation = exchange.path
         if exchange.method not in {"GET", "HEAD"}:
             _respond(exchange, 405, {"error": "only GET and HEAD are possible here"})
         elif exchange.path == "/healthz":

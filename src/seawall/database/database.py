@@ -11,9 +11,9 @@ import asyncpg
 from seawall.clock import monotonic_s
 from seawall.database.batching import Batcher
 from seawall.database.endpoint import Endpoint
-from seawall.database.pool import CONNECTION_LOST, Connection, Pool
+from seawall.database.pool import CONNECTION_LOST, Connection, Pool, in_our_words
 from seawall.database.queries import Query
-from seawall.errors import DatabaseDown, DeadlineExceeded
+from seawall.errors import DeadlineExceeded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,13 +44,22 @@ class Transaction:
 
     async def fetch(self, query: Query, *arguments: object) -> list[Any]:
         """Run one statement and return its rows."""
-        timeout_s = max(0.001, self._deadline_s - monotonic_s())
-        return await self._connection.fetch(query, *arguments, timeout_s=timeout_s)
+        return await self._connection.fetch(query, *arguments, timeout_s=self._left_s())
 
     async def fetch_one(self, query: Query, *arguments: object) -> Any:
         """Run one statement and return its first row, or None."""
         rows = await self.fetch(query, *arguments)
         return rows[0] if rows else None
+
+    async def say(self, words: str) -> None:
+        """Run what has no name: begin, commit, a setting."""
+        await self._connection.raw.execute(words, timeout=self._left_s())
+
+    def _left_s(self) -> float:
+        left_s = self._deadline_s - monotonic_s()
+        if left_s <= 0:
+            raise DeadlineExceeded
+        return left_s
 
 
 class Database:
@@ -90,7 +99,7 @@ class Database:
             The row, or None where there is none.
 
         Raises:
-            Overloaded, DeadlineExceeded, DatabaseDown: nothing was read.
+            Unavailable: nothing was read.
         """
         batcher = self._batchers.get(query)
         if batcher is None:
@@ -107,8 +116,9 @@ class Database:
             echo: which column the query gives back as `answers`, where it cannot give `ordinal`.
 
         Raises:
-            Overloaded, DeadlineExceeded: nothing was written.
             DatabaseDown: whether it was written is not known.
+            Unavailable: nothing was written.
+            StorageFull: the database has no room.
         """
         batcher = self._batchers.get(query)
         if batcher is None:
@@ -120,10 +130,19 @@ class Database:
     async def fetch(self, query: Query, *arguments: object, patience_s: float | None = None) -> list[Any]:
         """Run one statement by itself and return its rows.
 
+        Args:
+            query: the statement.
+            arguments: its parameters.
+            patience_s: how long it may take; more than usual only for work nobody waits for.
+
         Raises:
             Overloaded, DeadlineExceeded: it was not started, or was cancelled by the server.
             DatabaseDown: the database is away; a writing statement may have taken effect.
+            Unavailable: it was rolled back.
         """
+        if patience_s is not None and patience_s > self.settings.patience_s:
+            async with self.transaction(patience_s=patience_s) as transaction:
+                return await transaction.fetch(query, *arguments)
         deadline_s = monotonic_s() + (self.settings.patience_s if patience_s is None else patience_s)
         async with _driver_errors_named(), self.pool.connection(deadline_s=deadline_s) as connection:
             return await connection.fetch(query, *arguments, timeout_s=max(0.001, deadline_s - monotonic_s()))
@@ -134,15 +153,20 @@ class Database:
         return rows[0] if rows else None
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Transaction]:
-        """Hold one connection and one transaction for the length of the block; errors as `fetch`."""
-        deadline_s = monotonic_s() + self.settings.patience_s
-        async with (
-            _driver_errors_named(),
-            self.pool.connection(deadline_s=deadline_s) as connection,
-            connection.raw.transaction(),
-        ):
-            yield Transaction(connection, deadline_s=deadline_s)
+    async def transaction(self, *, patience_s: float | None = None) -> AsyncIterator[Transaction]:
+        """Hold one connection and one transaction for the length of the block; errors as `fetch`.
+
+        What the block raises goes out at once; the pool sees to it that the transaction is rolled back.
+        """
+        deadline_s = monotonic_s() + (self.settings.patience_s if patience_s is None else patience_s)
+        async with _driver_errors_named(), self.pool.connection(deadline_s=deadline_s) as connection:
+            transaction = Transaction(connection, deadline_s=deadline_s)
+            await transaction.say("begin")
+            if patience_s is not None:
+                # The connection's own limit is for statements that somebody waits for.
+                await transaction.say(f"set local statement_timeout = {int(patience_s * 1000)}")
+            yield transaction
+            await transaction.say("commit")
 
 
 @asynccontextmanager
@@ -150,7 +174,8 @@ async def _driver_errors_named() -> AsyncIterator[None]:
     """Turn the driver's words for what may pass into the house's."""
     try:
         yield
-    except CONNECTION_LOST as error:
-        raise DatabaseDown from error
-    except asyncpg.exceptions.QueryCanceledError as error:
-        raise DeadlineExceeded from error
+    except (asyncpg.PostgresError, *CONNECTION_LOST) as error:
+        failure = in_our_words(error)
+        if failure is None:
+            raise
+        raise failure from error

@@ -3,13 +3,17 @@
 A connection is lent for the length of one statement or one short transaction, never while bytes
 flow, and never twice to one task: a bounded pool in which a holder waits for a second connection
 stops for good.
+
+What comes back in doubt (its borrower failed, or was cancelled while the server was still at work) is
+lent again only after the server has said that it stopped. Until then its place is taken, so that a
+crowd of clients that give up cannot make more connections than there are places.
 """
 
 import asyncio
 import random
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import asyncpg
@@ -17,7 +21,7 @@ import asyncpg
 from seawall.clock import monotonic_s
 from seawall.database.endpoint import Endpoint
 from seawall.database.queries import Query
-from seawall.errors import DatabaseDown, DeadlineExceeded, Overloaded
+from seawall.errors import DatabaseDown, DeadlineExceeded, Overloaded, SeawallError, StorageFull, Unavailable
 
 # After a database restart every node comes back at once: two connects at a time, and not all of
 # them at the same moment.
@@ -25,7 +29,11 @@ CONNECTS_AT_ONCE = 2
 CONNECT_TIMEOUT_S = 5.0
 CONNECT_PAUSE_S = (0.05, 0.5)
 CLOSE_TIMEOUT_S = 2.0
+# How long a server may take to say that it stopped what was cancelled.
+SETTLE_TIMEOUT_S = 2.0
 WAITERS_MAX = 4096
+# What has no deadline of its own (begin, commit) ends this long after a statement must have ended.
+COMMAND_MARGIN_S = 1.0
 
 # Serving statements know their plan beforehand (an index, always): planning them again for each
 # set of values, or for statistics that are not there yet, only does harm.
@@ -35,19 +43,59 @@ SERVER_SETTINGS = {
     "enable_mergejoin": "off",
     "jit": "off",
     "timezone": "UTC",
+    # Locks are taken and looked at again: that needs to see what others committed meanwhile.
+    "default_transaction_isolation": "read committed",
+    # A node that is stopped, or gone without a word, must not keep its locks.
+    "idle_in_transaction_session_timeout": "10s",
+    "client_connection_check_interval": "1s",
 }
 
 # What the driver raises when the server, or the way to it, is gone.
 CONNECTION_LOST = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
     asyncpg.exceptions.AdminShutdownError,
     asyncpg.exceptions.CrashShutdownError,
     asyncpg.exceptions.CannotConnectNowError,
+    asyncpg.exceptions.DatabaseDroppedError,
+    asyncpg.exceptions.IdleSessionTimeoutError,
+    asyncpg.exceptions.IdleInTransactionSessionTimeoutError,
     asyncpg.exceptions.TooManyConnectionsError,
+    # It was the primary, and is a replica now.
+    asyncpg.exceptions.ReadOnlySQLTransactionError,
     OSError,
     TimeoutError,
 )
+
+
+def is_lost(error: BaseException | None) -> bool:
+    """Whether the connection is of no use any more.
+
+    The driver calls a value it cannot encode an interface error, too; that one is the statement's fault.
+    """
+    bad_input = isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError)
+    return isinstance(error, CONNECTION_LOST) and not isinstance(error, TimeoutError) and not bad_input
+
+
+def in_our_words(error: BaseException) -> SeawallError | None:
+    """Return what a failure of the driver means to the house; None where the statement itself is at fault."""
+    match error:
+        case SeawallError():
+            return error
+        case asyncpg.exceptions.QueryCanceledError():
+            return DeadlineExceeded()
+        case asyncpg.exceptions.DiskFullError():
+            return StorageFull()
+        case asyncpg.exceptions.TooManyConnectionsError():
+            return DatabaseDown("The database accepts no more connections.")
+        case asyncpg.exceptions.InsufficientResourcesError():
+            return Unavailable("The catalogue is short of resources.")
+        case asyncpg.exceptions.TransactionRollbackError() | asyncpg.exceptions.LockNotAvailableError():
+            return Unavailable("The catalogue was busy with something that excludes this.")
+    if is_lost(error) or isinstance(error, TimeoutError):
+        return DatabaseDown("The connection to the database was lost.")
+    return None
 
 
 @dataclass(slots=True, eq=False)
@@ -67,20 +115,22 @@ class Connection:
 
 
 class Pool:
-    """Lends connections. State: the idle connections, how many are out, and who waits."""
+    """Lends connections. State: the idle connections, how many places are taken, and who waits."""
 
     def __init__(self, endpoint: Endpoint, *, size: int, application_name: str, statement_timeout_s: float) -> None:
         self.size = size
         self._endpoint = endpoint
+        self._command_timeout_s = statement_timeout_s + COMMAND_MARGIN_S
         self._server_settings = {
             **SERVER_SETTINGS,
             "application_name": application_name,
-            "statement_timeout": str(int(statement_timeout_s * 1000)),
+            "statement_timeout": str(max(1, int(statement_timeout_s * 1000))),
         }
         self._idle: list[Connection] = []
         self._lent = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._connecting = asyncio.Semaphore(CONNECTS_AT_ONCE)
+        self._settling: set[asyncio.Task[None]] = set()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -88,7 +138,7 @@ class Pool:
 
     @property
     def lent(self) -> int:
-        """How many connections are out, those being opened included."""
+        """How many connections are out, those being opened or settled included."""
         return self._lent
 
     @property
@@ -114,23 +164,32 @@ class Pool:
             DatabaseDown: none could be opened in time.
         """
         await self._enter(deadline_s)
-        connection: Connection | None = None
         try:
-            connection = self._idle.pop() if self._idle else await self._open(deadline_s)
+            connection = self._take_idle() or await self._open(deadline_s)
+        except BaseException:
+            self._pass_on()
+            raise
+        try:
             yield connection
-        finally:
-            self._leave(connection)
+        except BaseException as error:
+            self._leave(connection, error)
+            raise
+        self._leave(connection, None)
 
     async def close(self) -> None:
         """Close every idle connection; those lent are closed when they come back."""
         self._closed = True
+        while self._settling:
+            await asyncio.wait(self._settling)
         idle, self._idle = self._idle, []
-        for connection in idle:
-            await _close(connection)
+        await asyncio.gather(*(_close(connection) for connection in idle))
 
     async def _enter(self, deadline_s: float) -> None:
         """Take one of the `size` places, waiting for it in order of arrival."""
-        if self._lent < self.size and not self._waiting:
+        left_s = deadline_s - monotonic_s()
+        if left_s <= 0:
+            raise DeadlineExceeded
+        if self._lent < self.size:
             self._lent += 1
             return
         if len(self._waiting) >= WAITERS_MAX:
@@ -138,25 +197,56 @@ class Pool:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         try:
-            async with asyncio.timeout(max(0.0, deadline_s - monotonic_s())):
+            async with asyncio.timeout(left_s):
                 await turn
-        except TimeoutError:
+        except BaseException as error:
             if turn.done() and not turn.cancelled():
                 self._pass_on()  # The place came in the same moment as the end of patience.
-            raise DeadlineExceeded from None
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self._pass_on()
+            else:
+                with suppress(ValueError):  # or whoever passed a place on saw that this one is gone
+                    self._waiting.remove(turn)
+            if isinstance(error, TimeoutError):
+                raise DeadlineExceeded from None
             raise
 
-    def _leave(self, connection: Connection | None) -> None:
+    def _take_idle(self) -> Connection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.raw.is_closed():
+                return connection
+        return None
+
+    def _leave(self, connection: Connection, error: BaseException | None) -> None:
         """Give back the place, and the connection if it can be used again."""
-        if connection is not None:
-            if self._closed or connection.raw.is_closed() or connection.raw.is_in_transaction():
-                connection.raw.terminate()
-            else:
+        if is_lost(error) or self._closed or connection.raw.is_closed():
+            connection.raw.terminate()
+            self._pass_on()
+        elif error is None and not connection.raw.is_in_transaction():
+            self._idle.append(connection)
+            self._pass_on()
+        else:
+            task = asyncio.get_running_loop().create_task(self._settle(connection), name="settle a connection")
+            self._settling.add(task)
+            task.add_done_callback(self._settling.discard)
+
+    async def _settle(self, connection: Connection) -> None:
+        """Wait until the server has stopped what was cancelled, and end the transaction it may be in."""
+        raw, certain = connection.raw, False
+        try:
+            async with asyncio.timeout(SETTLE_TIMEOUT_S):
+                # Nothing to do, even in a failed transaction; the driver waits for the cancellation first.
+                await raw.execute("")
+                if raw.is_in_transaction():
+                    await raw.execute("rollback")
+            certain = not self._closed
+        except (*CONNECTION_LOST, asyncpg.PostgresError):
+            pass  # `certain` says so.
+        finally:
+            if certain:
                 self._idle.append(connection)
-        self._pass_on()
+            else:
+                raw.terminate()
+            self._pass_on()
 
     def _pass_on(self) -> None:
         """Hand one place to whoever waits longest, or free it."""
@@ -176,11 +266,12 @@ class Pool:
                     raw = await asyncpg.connect(
                         **self._endpoint.connect_arguments(),
                         timeout=min(left_s, CONNECT_TIMEOUT_S),
+                        command_timeout=self._command_timeout_s,
                         server_settings=self._server_settings,
                         statement_cache_size=0,
                     )
                 return Connection(raw)
-            except CONNECTION_LOST as error:
+            except (*CONNECTION_LOST, asyncpg.PostgresError) as error:
                 failure = error
             pause_s = random.uniform(*CONNECT_PAUSE_S)  # noqa: S311 - jitter, not a secret
             await asyncio.sleep(min(pause_s, max(0.0, deadline_s - monotonic_s())))
@@ -188,7 +279,5 @@ class Pool:
 
 
 async def _close(connection: Connection) -> None:
-    try:
+    with suppress(*CONNECTION_LOST):  # the driver has let go of it then
         await connection.raw.close(timeout=CLOSE_TIMEOUT_S)
-    except CONNECTION_LOST:
-        connection.raw.terminate()

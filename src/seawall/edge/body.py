@@ -11,7 +11,10 @@ from seawall.edge.chunked import BadChunk, ChunkedDecoder
 from seawall.errors import IncompleteBody, Invalid
 
 HELD_MAX_BYTES = 512 * 1024
-HELD_MIN_BYTES = 64 * 1024
+HELD_MIN_BYTES = 32 * 1024
+# A piece costs two objects besides its bytes: sent byte by byte, a body takes a hundred times its length.
+PIECE_BYTES = 256
+SMALL_PIECE_BYTES = 4096
 # One connection may hold this share of what is still free, so that many share fairly and a few are
 # not held back (Choudhury and Hahne, "Dynamic Queue Length Thresholds", ToN 6(2), 1998).
 SHARE_OF_FREE = 8
@@ -33,6 +36,11 @@ class BodyMemory:
         free = self.limit_bytes - self.held_bytes
         return min(HELD_MAX_BYTES, max(HELD_MIN_BYTES, free // SHARE_OF_FREE))
 
+    @property
+    def scarce(self) -> bool:
+        """Whether connections shall receive in small pieces."""
+        return self.held_bytes * 2 > self.limit_bytes
+
 
 class Body:
     """What follows the head. State: pieces received and not yet consumed.
@@ -40,22 +48,24 @@ class Body:
     Args:
         length: how many bytes were announced; None when chunked.
         memory: counts what is held in the whole process.
-        before_first_read: called when the body is asked for, to say `100 Continue`.
+        say_continue: called when the body is asked for, if the client waits for that.
         stop_receiving: called when too much is held.
         go_on_receiving: called when it is consumed.
     """
 
     __slots__ = (
-        "_before_first_read",
         "_begun",
         "_chunks",
         "_consumer",
+        "_discarded",
         "_failure",
         "_go_on_receiving",
         "_held_bytes",
         "_memory",
         "_pieces",
+        "_say_continue",
         "_stop_receiving",
+        "forgone",
         "length",
         "paused",
         "received",
@@ -66,7 +76,7 @@ class Body:
         length: int | None,
         *,
         memory: BodyMemory,
-        before_first_read: Callable[[], None],
+        say_continue: Callable[[], None] | None,
         stop_receiving: Callable[[], None],
         go_on_receiving: Callable[[], None],
     ) -> None:
@@ -74,13 +84,15 @@ class Body:
         self.received = 0
         self.paused = False
         self._memory = memory
-        self._before_first_read = before_first_read
+        self.forgone = False
+        self._say_continue = say_continue
         self._stop_receiving = stop_receiving
         self._go_on_receiving = go_on_receiving
         self._chunks = ChunkedDecoder() if length is None else None
         self._pieces: list[memoryview] = []
         self._held_bytes = 0
         self._begun = False
+        self._discarded = False
         self._consumer: asyncio.Future[None] | None = None
         self._failure: Exception | None = None
 
@@ -89,30 +101,41 @@ class Body:
         return self._chunks.over if self._chunks is not None else self.received == self.length
 
     @property
-    def untouched(self) -> bool:
-        """Whether nobody asked for it and nothing of it came."""
-        return not self._begun and not self.received
+    def withheld(self) -> bool:
+        """Whether the client waits to be asked for it, and was not."""
+        return self._say_continue is not None and not self._begun and not self.received
+
+    @property
+    def awaited(self) -> bool:
+        """Whether it is the client's turn: to send."""
+        if self.is_complete():
+            return False
+        return self._discarded or not (self.paused or self._failure is not None or self.withheld)
 
     # What the connection calls.
 
     def feed(self, data: bytes) -> bytes:
         """Take received bytes; return those behind the end of the body."""
+        if self._failure is not None and not self._discarded:
+            return b""  # Nobody can tell any more where it ends, or it comes too late.
         if self._chunks is not None:
             try:
                 pieces, rest = self._chunks.feed(data)
             except BadChunk as error:
                 self.fail(Invalid(f"The chunked coding is broken: {error}."))
                 return b""
+            if len(pieces) > 1 + len(data) // SMALL_PIECE_BYTES:
+                pieces = [memoryview(b"".join(pieces))]
         else:
             assert self.length is not None
             wanted = self.length - self.received
             pieces, rest = [memoryview(data)[:wanted]], data[wanted:]
         for piece in pieces:
-            if piece:
+            self.received += len(piece)
+            if piece and not self._discarded:
                 self._pieces.append(piece)
-                self.received += len(piece)
-                self._held_bytes += len(piece)
-                self._memory.held_bytes += len(piece)
+                self._held_bytes += len(piece) + PIECE_BYTES
+                self._memory.held_bytes += len(piece) + PIECE_BYTES
         if self._held_bytes >= self._memory.threshold_bytes and not self.is_complete():
             self._pause()
         self._wake()
@@ -124,10 +147,20 @@ class Body:
             self._failure = failure
             self._wake()
 
+    def forgo(self) -> None:
+        """Note that a client that waits to be asked was answered instead, so that nothing will come."""
+        self.forgone = True
+        self._chunks = None
+        self.length = 0
+
     def release(self) -> None:
-        """Drop what nobody consumed: the exchange is over."""
-        self._take()
-        self.fail(IncompleteBody())
+        """Drop what nobody consumed, and what comes from now on: the exchange is over."""
+        self._discarded = True
+        self.paused = False
+        if self._pieces:
+            self._take()
+        if not self.is_complete():
+            self.fail(IncompleteBody())
 
     # What the consumer calls.
 
@@ -175,11 +208,12 @@ class Body:
     # Inside.
 
     def _begin(self) -> None:
-        if self._begun:
-            raise RuntimeError("a body is read once")
-        if not self.received and not self.is_complete():
-            self._before_first_read()
+        if self._begun or self.forgone:
+            raise RuntimeError("a body is read once, and before the answer")
+        withheld = self.withheld
         self._begun = True
+        if withheld and self._say_continue is not None and not self.is_complete():
+            self._say_continue()
 
     def _take(self) -> list[memoryview]:
         pieces, self._pieces = self._pieces, []

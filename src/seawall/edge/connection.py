@@ -6,13 +6,18 @@ of one connection are answered one after the other; those that come early wait, 
 """
 
 import asyncio
+import errno
+import fcntl
 import os
 import socket
+import struct
+import sys
+import termios
 from typing import TYPE_CHECKING, cast
 
 from seawall.clock import monotonic_s
 from seawall.edge.body import Body
-from seawall.edge.exchange import ClientGone, Exchange
+from seawall.edge.exchange import STATUS_LINES, ClientGone, Exchange
 from seawall.edge.head import BadHead, Head, HeadParser
 from seawall.errors import IncompleteBody
 
@@ -21,35 +26,52 @@ if TYPE_CHECKING:
 
 HEAD_MAX_BYTES = 16 * 1024
 # Pipelined requests that wait for their turn; beyond, the client has to wait as well.
-AHEAD_MAX_BYTES = 64 * 1024
+AHEAD_MAX_BYTES = 32 * 1024
 # A body nobody wants is read to its end up to this size, so that the connection lives on.
 DISCARD_MAX_BYTES = 64 * 1024
+# A client that waits for `100 Continue` sends its body unasked after a second (curl, botocore, Go). Answered
+# before that, it will not; answered about then, nobody knows whether what comes next is a body or a request.
+EXPECT_PATIENCE_S = 0.75
 # After the last response the client's unread bytes are taken for a while: closing at once would
 # reset the connection and take the response with it (RFC 9112, 9.6).
 LINGER_S = 2.0
+# A client as fast as we are would keep the loop for as long as its file is.
+TURN_BYTES = 1024 * 1024
 NEVER = float("inf")
+# Closing with this resets the connection and frees what the kernel still holds for the client (socket(7), SO_LINGER).
+RESET = struct.pack("ii", 1, 0)
+THE_DISKS_FAULT = frozenset({errno.EIO, errno.EBADF, errno.EINVAL, errno.ENOMEM})
 
 
 class Connection(asyncio.BufferedProtocol):
-    """One client connection. State: unparsed bytes, the present exchange, the present deadline."""
+    """One client connection. State: unparsed bytes, the present exchange, what is waited for and until when.
+
+    `deadline_s` is when the next bytes must have come, or when our own handler must have done something;
+    `output_deadline_s` is when the client must have taken some of what was sent.
+    """
 
     __slots__ = (
         "_ahead",
-        "_discarding",
         "_exchange",
+        "_half_closed",
+        "_head_begun",
         "_lingering",
         "_loop",
+        "_lost",
         "_output",
         "_output_waiter",
         "_parser",
-        "_rate_bytes",
-        "_rate_started_s",
         "_reading_paused",
+        "_receiving",
         "_server",
         "_task",
         "_transport",
+        "_turn_bytes",
+        "_unsent_bytes",
+        "_window_bytes",
         "_writing_paused",
         "deadline_s",
+        "output_deadline_s",
         "peer",
     )
 
@@ -60,15 +82,21 @@ class Connection(asyncio.BufferedProtocol):
         self._ahead = b""
         self._exchange: Exchange | None = None
         self._task: asyncio.Task[None] | None = None
-        self._discarding: Body | None = None
+        # The body whose end did not come yet: of the present exchange, or nobody's any more.
+        self._receiving: Body | None = None
+        self._head_begun = False
+        self._half_closed = False
         self._lingering = False
+        self._lost = False
         self._output: socket.socket | None = None
         self._output_waiter: asyncio.Future[None] | None = None
         self._reading_paused = False
         self._writing_paused = False
-        self._rate_started_s = 0.0
-        self._rate_bytes = 0
+        self._window_bytes = 0
+        self._unsent_bytes = 0
+        self._turn_bytes = 0
         self.deadline_s = NEVER
+        self.output_deadline_s = NEVER
         self.peer = ""
 
     def __repr__(self) -> str:
@@ -93,87 +121,94 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """End: called by the event loop."""
-        self._server.closed(self)
-        self.deadline_s = NEVER
-        if self._exchange is not None:
-            self._exchange.body.fail(IncompleteBody())
+        self._lost = True
+        self._writing_paused = False
+        self.output_deadline_s = NEVER
         self._wake_output(ClientGone())
-        if self._output is not None and self._output_waiter is None:
-            self._output.close()
-            self._output = None
+        if self._exchange is None:
+            self._forget()
+        else:
+            self._exchange.body.fail(IncompleteBody())  # The rest is for its task to do.
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Say where received bytes go: called by the event loop."""
-        return self._server.receive_view
+        if self._receiving is None or self._server.body_memory.scarce:
+            return self._server.narrow_view
+        return self._server.wide_view
 
     def buffer_updated(self, count: int) -> None:
         """Take received bytes: called by the event loop."""
         if self._lingering:
             return
-        data = bytes(self._server.receive_view[:count])
-        body = self._discarding or (self._exchange.body if self._exchange is not None else None)
-        if body is not None and not body.is_complete():
-            data = body.feed(data)
-            self._rate_bytes += count
-            if body.is_complete():
-                self.deadline_s = NEVER
-            elif not body.paused:
-                self.deadline_s = self._rate_deadline_s()
+        data = bytes(self._server.wide_view[:count])
+        body = self._receiving
+        if body is not None:
+            data = self._feed(body, data)
         if data:
             self._ahead = self._ahead + data if self._ahead else data
-        if self._discarding is not None and self._discarding.is_complete():
-            self._discarding = None
-            self._become_idle()
-        elif self._exchange is None and self._discarding is None:
-            self._next()
-        elif len(self._ahead) > AHEAD_MAX_BYTES:
+        if self._exchange is None and self._receiving is None:
+            if body is None:
+                self._next()
+            else:
+                self._become_idle()
+        if len(self._ahead) > AHEAD_MAX_BYTES:
             self._pause_reading()
 
     def eof_received(self) -> bool:
         """Note that the client sends no more: called by the event loop."""
-        if self._exchange is None or self._lingering:
+        self._half_closed = True
+        if self._lingering or (self._exchange is None and not self._writing_paused):
             return False
-        self._exchange.close_after = True
-        self._exchange.body.fail(IncompleteBody())
-        return True  # The response to what came before is still wanted.
+        if self._exchange is not None:
+            self._exchange.body.fail(IncompleteBody())
+            self._set_body_deadline(self._exchange.body)
+        return True  # The responses to what came before are still wanted.
 
     def pause_writing(self) -> None:
         """Note that the client does not keep up: called by the transport."""
         self._writing_paused = True
-        self.deadline_s = self._loop.time() + self._server.settings.stall_s
+        self._begin_output_window()
 
     def resume_writing(self) -> None:
         """Note that everything was sent: called by the transport."""
         self._writing_paused = False
+        self.output_deadline_s = NEVER
         self._wake_output()
-        if self._exchange is None and not self._transport.is_closing():
+        if self._lingering:
+            self.deadline_s = self._loop.time() + LINGER_S
+        elif self._transport.is_closing() or self._exchange is not None:
+            return
+        elif self._receiving is None or self._half_closed:
             self._become_idle()
 
     # Called by the server.
 
-    def expire(self) -> None:
-        """Act on a deadline that passed."""
-        if self._lingering or self._writing_paused or self._output_waiter is not None:
-            self._transport.abort()
-        elif self._exchange is not None:
-            self.deadline_s = NEVER
-            self._exchange.close_after = True
-            self._exchange.body.fail(IncompleteBody("The body did not arrive in time."))
-        elif self._ahead or self._discarding is not None:
-            self._refuse(BadHead(408, "the request did not arrive in time"))
-        else:
-            self._transport.close()
+    def expire(self, now_s: float) -> None:
+        """Act on the deadlines that passed."""
+        if self.output_deadline_s < now_s:
+            self._end_output_window()
+        if self.deadline_s < now_s:
+            self._act_on_silence(now_s)
+
+    def turn_away(self, answer: bytes) -> None:
+        """Give every request the same answer: there are too many connections."""
+        self.write(answer)
+        self._finish()
 
     def stop_when_idle(self) -> None:
         """Close now, or after the request that is under way."""
         if self._exchange is not None:
             self._exchange.close_after = True
+        elif self._receiving is not None or self._writing_paused:
+            self._finish()
         elif not self._lingering:
             self._transport.close()
 
     def abort(self) -> None:
-        """Close at once, whatever is under way."""
-        self._transport.abort()
+        """Close at once, and stop whatever is under way."""
+        if self._task is not None:
+            self._task.cancel()
+        self._reset()
 
     # Called by the exchange.
 
@@ -183,13 +218,16 @@ class Connection(asyncio.BufferedProtocol):
 
     def will_close(self, exchange: Exchange) -> bool:
         """Decide whether this is the last response on the connection, and remember it."""
-        if self._server.draining or not self._body_can_be_skipped(exchange):
+        if self._receiving is not None:
+            self._decide_about_body(exchange)
+        if self._server.draining:
             exchange.close_after = True
         return exchange.close_after
 
     def write(self, data: bytes) -> None:
         """Send a small response through the transport."""
-        self._transport.write(data)
+        if not self._transport.is_closing():
+            self._transport.write(data)
 
     async def send(self, data: bytes | memoryview, *, more: bool) -> None:
         """Send bytes straight to the socket; `more` will follow at once.
@@ -208,8 +246,10 @@ class Connection(asyncio.BufferedProtocol):
             except OSError as error:
                 raise ClientGone from error
             else:
-                self._rate_bytes += count
                 view = view[count:]
+                self._turn_bytes += count
+                if self._turn_bytes > TURN_BYTES:
+                    await self._let_others_run()
 
     async def send_file(self, descriptor: int, *, start: int, stop: int) -> None:
         """Send bytes `start` up to `stop` of an open file; errors as `send`."""
@@ -221,11 +261,15 @@ class Connection(asyncio.BufferedProtocol):
                 await self._output_writable(output)
                 continue
             except OSError as error:
+                if error.errno in THE_DISKS_FAULT:
+                    raise
                 raise ClientGone from error
             if not count:
                 raise EOFError("the file is shorter than it was")
-            self._rate_bytes += count
             start += count
+            self._turn_bytes += count
+            if self._turn_bytes > TURN_BYTES:
+                await self._let_others_run()
 
     # Inside: reading.
 
@@ -234,9 +278,8 @@ class Connection(asyncio.BufferedProtocol):
         if self._writing_paused or self._transport.is_closing():
             return
         data = self._ahead
-        if data[:1] in {b"\r", b"\n"}:
-            data = data.lstrip(b"\r\n")  # Some send an empty line too many (RFC 9112, 2.2).
-            self._ahead = data
+        while data[:2] == b"\r\n":
+            self._ahead = data = data[2:]  # Some send an empty line too many (RFC 9112, 2.2).
         end = data.find(b"\r\n\r\n") + 4
         if end < 4 or end > HEAD_MAX_BYTES:
             self._head_incomplete(data)
@@ -252,48 +295,61 @@ class Connection(asyncio.BufferedProtocol):
     def _head_incomplete(self, data: bytes) -> None:
         if len(data) > HEAD_MAX_BYTES:
             self._refuse(BadHead(431, f"the head is longer than {HEAD_MAX_BYTES} bytes"))
-        elif b"\n\n" in data or b"\n\r\n" in data.replace(b"\r\n\r\n", b""):
+        elif b"\n\n" in data or b"\n\r\n" in data:
             self._refuse(BadHead(400, "a line does not end in CRLF"))
-        elif data and not self._rate_started_s:
+        elif data and not self._head_begun:
             # The whole head has to come in this time, however slowly its bytes drip.
-            self._rate_started_s = self._loop.time()
-            self.deadline_s = self._rate_started_s + self._server.settings.head_s
+            self._head_begun = True
+            self.deadline_s = self._loop.time() + self._server.settings.head_s
 
     def _begin(self, head: Head) -> None:
         server = self._server
         body = Body(
             head.content_length,
             memory=server.body_memory,
-            before_first_read=self._continue if head.expects_continue else _nothing,
+            say_continue=self._continue if head.expects_continue else None,
             stop_receiving=self._pause_body,
             go_on_receiving=self._resume_body,
         )
-        now_s = self._loop.time()
         exchange = Exchange(
             self, head, body, peer=self.peer, request_id=server.next_request_id(), started_s=monotonic_s()
         )
         self._exchange = exchange
-        self._rate_started_s = now_s
-        self._rate_bytes = 0
-        if not body.is_complete():
-            self.deadline_s = now_s + server.settings.stall_s
+        self._turn_bytes = 0
+        if head.content_length == 0:
+            self.deadline_s = self._loop.time() + server.settings.answer_s
+        else:
+            self._receiving = body
+            self._set_body_deadline(body)
             if self._ahead:
-                self._ahead = body.feed(self._ahead)
-        if body.is_complete():
-            self.deadline_s = NEVER
+                self._ahead = self._feed(body, self._ahead)
+            if self._half_closed:
+                body.fail(IncompleteBody())
         self._task = self._loop.create_task(self._serve(exchange))
+
+    def _feed(self, body: Body, data: bytes) -> bytes:
+        first = not body.received
+        count = len(data)
+        data = body.feed(data)
+        self._window_bytes += count
+        if body.is_complete():
+            self._receiving = None
+            self._set_body_deadline(body)
+        elif first or self._window_bytes >= self._server.window_bytes:
+            self._set_body_deadline(body)
+        return data
 
     async def _serve(self, exchange: Exchange) -> None:
         try:
             await self._server.handler(exchange)
+            if not exchange.answered:
+                raise RuntimeError("the handler did not answer")
         except ClientGone:
-            self._transport.abort()
+            self._reset()
         except Exception as error:  # noqa: BLE001 - the last resort: a door translates what it can foresee
             self._server.failed(exchange, error)
-            if exchange.answered:
-                self._transport.abort()
-            else:
-                exchange.close_after = True
+            exchange.close_after = True
+            if not exchange.answered:
                 exchange.respond(500, [("Content-Type", "text/plain")], b"internal error\n")
         finally:
             self._end(exchange)
@@ -302,84 +358,126 @@ class Connection(asyncio.BufferedProtocol):
         """Finish the exchange and decide what becomes of the connection."""
         self._exchange = None
         self._task = None
-        skippable = self._body_can_be_skipped(exchange)
-        leave_body = exchange.body.untouched and exchange.head.expects_continue
         exchange.body.release()
-        self._server.observe(exchange, monotonic_s() - exchange.started_s)
-        if self._transport.is_closing():
-            if self._output is not None:
-                self._output.close()
-                self._output = None
-        elif exchange.truncated or not exchange.answered:
-            self._transport.abort()
-        elif exchange.close_after or self._server.draining:
-            if exchange.body.is_complete():
-                self._transport.close()
+        if self._lost:
+            self._forget()
+        elif not self._transport.is_closing():
+            if exchange.truncated or not exchange.answered:
+                self._reset()
+            elif exchange.close_after or self._server.draining:
+                self._finish()
+            elif self._receiving is None or self._half_closed:
+                self._become_idle()
             else:
-                self._linger()
-        elif exchange.body.is_complete() or leave_body:
-            self._become_idle()
-        elif skippable:
-            self._discarding = exchange.body
-            self._rate_started_s = self._loop.time()
-            self._rate_bytes = 0
-            self.deadline_s = self._rate_deadline_s()
-            self._resume_reading()
-        else:
-            self._linger()
+                self._set_body_deadline(exchange.body)
+                self._resume_reading()
+        self._server.observe(exchange, monotonic_s() - exchange.started_s)
 
     def _become_idle(self) -> None:
-        self._rate_started_s = 0.0
-        if not self._writing_paused:
-            self.deadline_s = self._loop.time() + self._server.settings.idle_s
+        self._head_begun = False
+        self.deadline_s = NEVER if self._writing_paused else self._loop.time() + self._server.settings.idle_s
         if self._reading_paused:
             self._resume_reading()
         if self._ahead:
             self._next()
+        if self._half_closed and self._exchange is None and not self._writing_paused:
+            self._transport.close()
 
-    def _body_can_be_skipped(self, exchange: Exchange) -> bool:
-        """Whether the connection can live on although the body was not read to its end."""
+    def _decide_about_body(self, exchange: Exchange) -> None:
+        """Decide what becomes of a body that is not here as the answer goes out."""
         body = exchange.body
-        if body.is_complete() or (body.untouched and exchange.head.expects_continue):
-            return True
-        return body.length is not None and body.length - body.received <= DISCARD_MAX_BYTES
+        if self._half_closed or body.length is None:
+            exchange.close_after = True
+        elif body.withheld:
+            if monotonic_s() - exchange.started_s < EXPECT_PATIENCE_S:
+                body.forgo()
+                self._receiving = None
+            else:
+                exchange.close_after = True
+        elif body.length - body.received > DISCARD_MAX_BYTES:
+            exchange.close_after = True
+
+    def _act_on_silence(self, now_s: float) -> None:
+        """Nothing came, or our handler did nothing, for as long as that may be."""
+        server = self._server
+        exchange = self._exchange
+        self.deadline_s = NEVER
+        if exchange is not None:
+            self.deadline_s = now_s + server.settings.answer_s
+            if exchange.body.awaited:
+                server.counts.expired += 1
+                exchange.close_after = True
+                exchange.body.fail(IncompleteBody("The body did not arrive in time."))
+            elif not self._writing_paused and self._output_waiter is None:
+                server.hangs(exchange)
+                self.abort()
+        elif self._transport.is_closing():
+            return
+        elif self._ahead:
+            self._refuse(BadHead(408, "the request did not arrive in time"))
+        else:
+            if self._receiving is not None:
+                server.counts.expired += 1
+            self._transport.close()
 
     def _refuse(self, error: BadHead) -> None:
         """Answer what is no request, and close."""
-        self._ahead = b""
         self._server.refused(error)
         text = f"{error.reason}\n".encode()
-        head = f"HTTP/1.1 {error.status} {error.reason}\r\n{self._server.common_headers}"
+        head = f"{STATUS_LINES[error.status]}{self._server.common_headers}"
         head += f"Content-Type: text/plain\r\nContent-Length: {len(text)}\r\nConnection: close\r\n\r\n"
-        self._transport.write(head.encode("latin-1", "replace") + text)
-        self._linger()
+        self.write(head.encode() + text)
+        self._finish()
+
+    def _finish(self) -> None:
+        """Close once the client has what was sent, and read nothing more as a request."""
+        if self._half_closed:
+            self._ahead = b""
+            self._transport.close()
+        elif not self._transport.is_closing():
+            self._linger()
 
     def _linger(self) -> None:
         self._lingering = True
         self._ahead = b""
-        self.deadline_s = self._loop.time() + LINGER_S
+        self._receiving = None
+        self.deadline_s = NEVER if self._writing_paused else self._loop.time() + LINGER_S
         self._resume_reading()
-        if self._transport.can_write_eof():
-            self._transport.write_eof()
+        self._transport.write_eof()
+
+    def _reset(self) -> None:
+        """Close so that the client cannot take what it has for the whole."""
+        if not self._lost:
+            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        self._transport.abort()
+
+    def _forget(self) -> None:
+        self.deadline_s = self.output_deadline_s = NEVER
+        if self._output is not None:
+            self._output.close()
+            self._output = None
+        self._server.closed(self)
 
     def _continue(self) -> None:
-        self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if self._receiving is not None:
+            self._set_body_deadline(self._receiving)
 
-    def _rate_deadline_s(self) -> float:
-        """Return when the client must have sent, or taken, more than it did so far."""
+    def _set_body_deadline(self, body: Body) -> None:
+        """Give whoever's turn it is its time: the client to send enough, or our handler to do something."""
         settings = self._server.settings
-        by_rate_s = self._rate_started_s + settings.stall_s + self._rate_bytes / settings.rate_min_bytes_per_s
-        return min(self._loop.time() + settings.stall_s, by_rate_s)
+        self._window_bytes = 0
+        self.deadline_s = self._loop.time() + (settings.stall_s if body.awaited else settings.answer_s)
 
     def _pause_body(self) -> None:
         self._pause_reading()
-        self.deadline_s = NEVER  # It is we who are slow.
+        if self._exchange is not None:
+            self._set_body_deadline(self._exchange.body)
 
     def _resume_body(self) -> None:
-        self._rate_started_s = self._loop.time()
-        self._rate_bytes = 0
-        self.deadline_s = self._rate_deadline_s()
-        self._resume_reading()
+        if self._exchange is not None:
+            self._set_body_deadline(self._exchange.body)
+            self._resume_reading()
 
     def _pause_reading(self) -> None:
         if not self._reading_paused and not self._transport.is_closing():
@@ -387,7 +485,8 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.pause_reading()
 
     def _resume_reading(self) -> None:
-        if self._reading_paused and not self._transport.is_closing():
+        # After its end, the transport must not read again.
+        if self._reading_paused and not self._half_closed and not self._transport.is_closing():
             self._reading_paused = False
             self._transport.resume_reading()
 
@@ -404,19 +503,52 @@ class Connection(asyncio.BufferedProtocol):
             descriptor = os.dup(self._transport.get_extra_info("socket").fileno())
             self._output = socket.socket(fileno=descriptor)
             self._output.settimeout(0.0)
+        self._handler_acted()
         return self._output
 
     async def _output_writable(self, output: socket.socket) -> None:
-        self.deadline_s = self._rate_deadline_s()
+        self._turn_bytes = 0
+        self._begin_output_window()
         descriptor = output.fileno()
         self._loop.add_writer(descriptor, self._wake_output)
         try:
             await self._wait_output()
         finally:
             self._loop.remove_writer(descriptor)
-            self.deadline_s = NEVER
+            self.output_deadline_s = NEVER
         if self._transport.is_closing():
             raise ClientGone
+        self._handler_acted()
+
+    async def _let_others_run(self) -> None:
+        self._turn_bytes = 0
+        await asyncio.sleep(0)
+        if self._transport.is_closing():
+            raise ClientGone
+        self._handler_acted()
+
+    def _handler_acted(self) -> None:
+        if self._receiving is None or not self._receiving.awaited:
+            self.deadline_s = self._loop.time() + self._server.settings.answer_s
+
+    def _begin_output_window(self) -> None:
+        self._unsent_bytes = self._count_unsent()
+        self.output_deadline_s = self._loop.time() + self._server.settings.stall_s
+
+    def _end_output_window(self) -> None:
+        """Go on with a client that took enough: the socket is writable only when much of its buffer is free."""
+        taken_bytes = self._unsent_bytes - self._count_unsent()
+        if taken_bytes >= self._server.window_bytes:
+            self._begin_output_window()
+            return
+        self.output_deadline_s = NEVER
+        self._server.counts.expired += 1
+        self._reset()
+
+    def _count_unsent(self) -> int:
+        """Return how much the client did not acknowledge yet."""
+        queued = fcntl.ioctl(self._transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+        return self._transport.get_write_buffer_size() + int.from_bytes(queued, sys.byteorder)
 
     async def _wait_output(self) -> None:
         waiter = self._output_waiter = self._loop.create_future()
@@ -432,7 +564,3 @@ class Connection(asyncio.BufferedProtocol):
                 waiter.set_result(None)
             else:
                 waiter.set_exception(error)
-
-
-def _nothing() -> None:
-    return

@@ -11,7 +11,10 @@ from seawall.errors import SeawallError
 if TYPE_CHECKING:
     from seawall.edge.connection import Connection
 
-STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
+# Final answers only: after one of the others a client goes on waiting.
+STATUS_LINES = {
+    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus if status.value >= 200
+}
 # These have no body by definition, and say nothing of its length (RFC 9110, 8.6).
 BODILESS = frozenset({204, 304})
 
@@ -25,18 +28,21 @@ class Exchange:
 
     Headers are text that stands for bytes, as Latin-1 reads them, in both directions.
 
-    `log` collects what the one line about this request shall say besides what every line says.
+    `operation`, `account` and `error` are what the door found out, for metrics and the request's line.
     """
 
     __slots__ = (
         "_connection",
         "_expected_bytes",
+        "_sending",
+        "account",
         "body",
         "close_after",
+        "error",
         "head",
         "headers",
-        "log",
         "method",
+        "operation",
         "path",
         "peer",
         "query",
@@ -59,11 +65,14 @@ class Exchange:
         self.peer = peer
         self.request_id = request_id
         self.started_s = started_s
-        self.log: dict[str, object] = {}
+        self.operation = ""
+        self.account: int | None = None
+        self.error = ""
         self.status = 0
         self.sent_bytes = 0
         self.close_after = not head.keep_alive
         self._expected_bytes = 0
+        self._sending = False
 
     def __repr__(self) -> str:
         return f"<Exchange {self.request_id} {self.method} {self.path} {self.status or 'unanswered'}>"
@@ -91,36 +100,51 @@ class Exchange:
         Raises:
             ClientGone: nobody listens any more.
         """
-        self._expected_bytes = content_length
-        await self._connection.send(self._head(status, headers, content_length), more=content_length > 0)
+        head = self._head(status, headers, content_length)
+        self._expected_bytes = 0 if self.method == "HEAD" or status in BODILESS else content_length
+        self._sending = True
+        await self._connection.send(head, more=self._expected_bytes > 0)
+        self._sending = False
 
     async def write(self, data: bytes | memoryview) -> None:
         """Send the next bytes of the body; errors as `start`."""
-        self.sent_bytes += len(data)
-        await self._connection.send(data, more=self.sent_bytes < self._expected_bytes)
+        sent_bytes = self._after(len(data))
+        self._sending = True
+        await self._connection.send(data, more=sent_bytes < self._expected_bytes)
+        self._sending = False
+        self.sent_bytes = sent_bytes
 
     async def send_file(self, descriptor: int, *, start: int, stop: int) -> None:
         """Send bytes `start` up to `stop` of an open file; errors as `start`."""
+        sent_bytes = self._after(stop - start)
+        self._sending = True
         await self._connection.send_file(descriptor, start=start, stop=stop)
-        self.sent_bytes += stop - start
+        self._sending = False
+        self.sent_bytes = sent_bytes
 
     @property
     def truncated(self) -> bool:
-        """Whether fewer bytes were sent than announced, so that only closing tells the client."""
-        return self.sent_bytes < self._expected_bytes
+        """Whether less was sent than announced, or nobody knows how much: only a reset tells the client."""
+        return self._sending or self.sent_bytes < self._expected_bytes
+
+    def _after(self, count: int) -> int:
+        sent_bytes = self.sent_bytes + count
+        if sent_bytes > self._expected_bytes:
+            raise RuntimeError("a response is not longer than announced")
+        return sent_bytes
 
     def _head(self, status: int, headers: Iterable[tuple[str, str]], content_length: int) -> bytes:
         if self.status:
             raise RuntimeError("a request is answered once")
         lines = [f"{name}: {value}\r\n" for name, value in headers]
         block = "".join(lines)
-        if block.count("\n") != len(lines) or block.count("\r") != len(lines):
-            raise ValueError("a header holds a line break")
-        self.status = status
+        if block.count("\n") != len(lines) or block.count("\r") != len(lines) or "\0" in block:
+            raise ValueError("a header holds a line break or a NUL")
         length = "" if status in BODILESS else f"Content-Length: {content_length}\r\n"
         close = "Connection: close\r\n" if self._connection.will_close(self) else ""
-        head = f"{STATUS_LINES[status]}{self._connection.common_headers()}{block}{length}{close}\r\n"
-        return head.encode("latin-1")
+        head = f"{STATUS_LINES[status]}{self._connection.common_headers()}{block}{length}{close}\r\n".encode("latin-1")
+        self.status = status
+        return head
 
 
 Handler = Callable[[Exchange], Awaitable[None]]

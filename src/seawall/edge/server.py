@@ -18,9 +18,15 @@ from seawall.edge.head import BadHead
 
 log = logging.getLogger(__name__)
 
-RECEIVE_BYTES = 256 * 1024
+# Where only heads are expected, or memory is short, little is received at a time.
+WIDE_BYTES = 256 * 1024
+NARROW_BYTES = 32 * 1024
 SWEEP_INTERVAL_S = 0.5
 BACKLOG = 4096
+# Connections beyond the limit that are told so; those beyond even these are reset.
+TURNED_AWAY_MAX = 2_000
+# A handler that is cancelled gives back what it holds in this time.
+CANCEL_S = 5.0
 BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
@@ -28,14 +34,16 @@ BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0
 class HttpSettings:
     """How patient a door is, and how much it holds.
 
-    A body must make progress every `stall_s`, and after the first such time have come (or gone) at
-    `rate_min_bytes_per_s` on average: who drips a byte a second holds nothing for long.
+    In each `stall_s` a body must bring (and a client must take) `rate_min_bytes_per_s` on average: who drips a
+    byte a second holds nothing for long. `answer_s` is for our own handler: to ask for the body, go on with it,
+    send, or answer. It is the last resort, far beyond every deadline of a door.
     """
 
     idle_s: float = 75.0
     head_s: float = 10.0
     stall_s: float = 30.0
     rate_min_bytes_per_s: float = 1024.0
+    answer_s: float = 600.0
     connections_max: int = 16_000
     body_memory_bytes: int = 96 * 1024 * 1024
     drain_s: float = 30.0
@@ -62,7 +70,9 @@ class HttpServer:
         self.loop = asyncio.get_running_loop()
         self.body_memory = BodyMemory(limit_bytes=settings.body_memory_bytes)
         # One for all connections: what is received is taken out before anything else happens.
-        self.receive_view = memoryview(bytearray(RECEIVE_BYTES))
+        self.wide_view = memoryview(bytearray(WIDE_BYTES))
+        self.narrow_view = self.wide_view[:NARROW_BYTES]
+        self.window_bytes = settings.rate_min_bytes_per_s * settings.stall_s
         self.draining = False
         self.counts = ServerCounts()
         self.common_headers = ""
@@ -91,9 +101,14 @@ class HttpServer:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.drain()
         assert self._sweeper is not None
-        self._sweeper.cancel()
+        try:
+            await self.drain()
+        finally:
+            for connection in [*self._connections]:
+                connection.abort()
+            self._sweeper.cancel()
+            await asyncio.wait([self._sweeper])
 
     async def listen(self, listener: socket.socket) -> None:
         """Accept connections from a bound socket, from now on."""
@@ -108,15 +123,12 @@ class HttpServer:
         self._listeners.clear()
         for connection in [*self._connections]:
             connection.stop_when_idle()
-        if self._connections:
-            self._all_closed.clear()
-            try:
-                async with asyncio.timeout(self.settings.drain_s):
-                    await self._all_closed.wait()
-            except TimeoutError:
-                log.warning("http.drain_gave_up", extra={"connections": len(self._connections)})
-        for connection in [*self._connections]:
-            connection.abort()
+        if not await self._all_close_within(self.settings.drain_s):
+            log.warning("http.drain_gave_up", extra={"connections": len(self._connections)})
+            for connection in [*self._connections]:
+                connection.abort()
+            if not await self._all_close_within(CANCEL_S):
+                log.error("http.handlers_hang", extra={"connections": len(self._connections)})
 
     # Called by connections.
 
@@ -124,10 +136,13 @@ class HttpServer:
         """Count a new connection, or turn it away."""
         self.counts.accepted += 1
         self._connections.add(connection)
-        if len(self._connections) > self.settings.connections_max or self.draining:
+        excess = len(self._connections) - self.settings.connections_max
+        if excess > 0 or self.draining:
             self.counts.refused_connections += 1
-            connection.write(BUSY)
-            connection.stop_when_idle()
+            if excess > TURNED_AWAY_MAX:
+                connection.abort()
+            else:
+                connection.turn_away(BUSY)
 
     def closed(self, connection: Connection) -> None:
         """Forget a connection."""
@@ -148,6 +163,11 @@ class HttpServer:
         extra = {"request_id": exchange.request_id, "path": exchange.path}
         log.error("http.handler_failed", extra=extra, exc_info=error)
 
+    def hangs(self, exchange: Exchange) -> None:
+        """Write down that a handler does nothing any more."""
+        self.counts.failed += 1
+        log.error("http.handler_hangs", extra={"request_id": exchange.request_id, "path": exchange.path})
+
     def next_request_id(self) -> str:
         """Return a name no other request has had: 16 letters, as S3's are."""
         self._request_number += 1
@@ -161,9 +181,26 @@ class HttpServer:
             self._set_date()
             now_s = self.loop.time()
             for connection in [*self._connections]:
-                if connection.deadline_s < now_s:
-                    self.counts.expired += 1
-                    connection.expire()
+                if connection.deadline_s < now_s or connection.output_deadline_s < now_s:
+                    self._expire(connection, now_s)
+
+    def _expire(self, connection: Connection, now_s: float) -> None:
+        try:
+            connection.expire(now_s)
+        except Exception:
+            # One connection in a state nobody foresaw must not take the deadlines of all others with it.
+            log.exception("http.deadline_failed", extra={"connection": repr(connection)})
+            connection.abort()
+
+    async def _all_close_within(self, wait_s: float) -> bool:
+        self._all_closed.clear()
+        if self._connections:
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._all_closed.wait()
+            except TimeoutError:
+                return False
+        return True
 
     def _set_date(self) -> None:
         self.common_headers = f"Date: {formatdate(wall_s(), usegmt=True)}\r\nServer: {self._name}\r\n"

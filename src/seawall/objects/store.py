@@ -21,6 +21,7 @@ from seawall.objects.reading import OpenObject, is_file, open_version, read_segm
 from seawall.objects.things import UNCONDITIONAL, Bucket, Condition, Description, Span, Version
 from seawall.objects.writing import Payload, Stored, store_payload
 
+CURRENT_VERSION = QUERIES["current_version"]
 LIST_PAGE = load_queries(__package__, "listing.sql")["list_page"]
 
 KEY_MAX_BYTES = 1024
@@ -53,15 +54,17 @@ class ObjectStore:
         Raises:
             NoSuchBucket, NoSuchKey, Denied.
         """
-
-        async def find(bucket: Bucket) -> Version | None:
-            row = await self.database.read(QUERIES["current_version"], bucket.bucket_id, key)
-            return None if row is None else Version.of(row)
-
-        version = await self.buckets.using(caller, bucket_name, find)
-        if version is None:
+        bucket = self.buckets.known(caller, bucket_name)
+        if bucket is not None:
+            row = await self.database.read(CURRENT_VERSION, bucket.bucket_id, key)
+            if row is not None:
+                return Version.of(row)
+        # Nothing is there, or the bucket is another by now.
+        bucket = await self.buckets.find(caller, bucket_name)
+        row = await self.database.read(CURRENT_VERSION, bucket.bucket_id, key)
+        if row is None:
             raise NoSuchKey
-        return version
+        return Version.of(row)
 
     async def open(
         self, caller: Caller | None, bucket_name: str, key: str, *, check: Check | None = None
@@ -273,7 +276,7 @@ class ObjectStore:
 
     async def _check_early(self, bucket: Bucket, key: str, condition: Condition) -> None:
         """Refuse before the body is received what would be refused after it."""
-        row = await self.database.read(QUERIES["current_version"], bucket.bucket_id, key)
+        row = await self.database.read(CURRENT_VERSION, bucket.bucket_id, key)
         if condition.absent and row is not None:
             raise PreconditionFailed
         if condition.etag is not None:
@@ -283,7 +286,7 @@ class ObjectStore:
                 raise PreconditionFailed
 
     async def _explain(self, bucket: Bucket, key: str) -> None:
-        row = await self.database.read(QUERIES["current_version"], bucket.bucket_id, key)
+        row = await self.database.read(CURRENT_VERSION, bucket.bucket_id, key)
         raise NoSuchKey if row is None else PreconditionFailed
 
 

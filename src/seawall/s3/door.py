@@ -85,7 +85,7 @@ class S3Door:
             query = read_query(exchange.query) if exchange.query else {}
             request = await self._authenticated(exchange, S3Request(exchange, target, query))
             operation = find_operation(exchange.method, target, query, exchange.headers)
-            exchange.log["operation"] = operation
+            exchange.operation = operation
             await self._verbs[operation](request)
         except ClientGone:
             raise
@@ -111,13 +111,13 @@ class S3Door:
         signed: Signed = verify(claim, secret=credential.secret_key, now_s=wall_s(), keys=self._signing_keys)
         request.caller = credential.caller
         request.signed = signed
-        exchange.log["account"] = credential.caller.account_id
+        exchange.account = credential.caller.account_id
         return request
 
     def _refuse(self, exchange: Exchange, error: Exception) -> None:
         """Tell the client what went wrong, and the log what the client must not know."""
         answer = translate(error)
-        exchange.log["error"] = answer.code
+        exchange.error = answer.code
         if answer.status >= 500 and not (
             isinstance(error, SeawallError | S3Error) and answer.status in {501, 503, 507}
         ):

@@ -1,7 +1,6 @@
 """ListObjects and ListObjectsV2."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from urllib.parse import quote
 
 from seawall.objects import ObjectStore
@@ -36,7 +35,7 @@ class ListingVerbs:
         owner = await self._store.buckets.owner(bucket)
         request.respond_xml(
             xml.list_objects(
-                _rows(page),
+                [*page.objects()],
                 bucket=bucket.name,
                 prefix=prefix,
                 marker=marker,
@@ -70,7 +69,7 @@ class ListingVerbs:
             owner = owner_of(named)
         request.respond_xml(
             xml.list_objects_v2(
-                _rows(page),
+                [*page.objects()],
                 bucket=bucket.name,
                 prefix=prefix,
                 delimiter=delimiter or None,
@@ -115,9 +114,3 @@ def _shape(request: S3Request) -> tuple[str, str, int]:
     limit = request.number("max-keys", default=PAGE_MAX, low=0, high=PAGE_MAX)
     return query.get("prefix", ""), query.get("delimiter", ""), limit
 
-
-def _rows(page: Page) -> list[xml.ObjectRow]:
-    return [
-        (key, datetime.fromtimestamp(modified_s, UTC), etag, size_bytes, checksum or None)
-        for key, size_bytes, etag, modified_s, checksum in page.objects()
-    ]

@@ -29,6 +29,7 @@ from seawall.s3.operations import refuse_unbuilt
 from seawall.s3.payload import read_payload
 from seawall.s3.requests import S3Request
 
+EXPECTED_OWNER = "x-amz-expected-bucket-owner"
 ATTRIBUTES = frozenset({"ETag", "Checksum", "ObjectParts", "StorageClass", "ObjectSize"})
 ATTRIBUTE_PARTS_MAX = 1000
 
@@ -44,7 +45,8 @@ class ObjectVerbs:
         """Answer GetObject."""
         bucket, key = request.target.bucket, request.target.key
         check_key(key)
-        await self._check_owner(request)
+        if EXPECTED_OWNER in request.headers:
+            await self._check_owner(request)
         check = None
         if has_read_condition(request.headers):
             check = lambda version: check_read_condition(request.headers, version)  # noqa: E731
@@ -201,8 +203,8 @@ class ObjectVerbs:
         """Decide status, headers and span of the answer to GET and HEAD."""
         headers = request.with_id(version_headers(version))
         span: Span | None
-        number = request.number("partNumber", default=0, low=1, high=10_000)
-        if number:
+        if "partNumber" in request.query:
+            number = request.number("partNumber", default=1, low=1, high=10_000)
             if "range" in request.headers:
                 raise S3Error("InvalidRequest", "Cannot specify both Range header and partNumber query parameter")
             span = await self._part(version, number)
@@ -252,7 +254,7 @@ class ObjectVerbs:
             extent = await anext(extents, None)
 
     async def _check_owner(self, request: S3Request) -> None:
-        if "x-amz-expected-bucket-owner" in request.headers:
+        if EXPECTED_OWNER in request.headers:
             bucket = await self._store.may_write(request.caller, request.target.bucket)
             request.require_bucket_owner(await self._store.buckets.owner(bucket))
 

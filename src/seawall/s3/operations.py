@@ -128,14 +128,15 @@ def _decoded(text: str) -> str:
 
 
 def read_query(raw_query: str) -> dict[str, str]:
-    """Return the query's parameters; of one that is repeated, the first counts.
+    """Return the query's parameters but those of a signature; of one that is repeated, the first counts.
 
     Raises:
         S3Error: `InvalidURI` where it is not UTF-8.
     """
     query: dict[str, str] = {}
     for pair in raw_query.split("&"):
-        if pair:
+        # A presigned URL's own parameters are the signature's business.
+        if pair and not pair.startswith("X-Amz-"):
             name, _, value = pair.partition("=")
             query.setdefault(_decoded(name.replace("+", " ")), _decoded(value.replace("+", " ")))
     return query

@@ -23,6 +23,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Literal, NamedTuple
 from urllib.parse import quote, unquote, unquote_to_bytes
 
@@ -372,6 +373,8 @@ def _parse_header(
     )
 
 
+# The same client signs thousands of requests with the same credential and, on a link, at the same time.
+@lru_cache(maxsize=4096)
 def _read_credential(
     credential: str, form: Literal["header", "presigned"], region: str | None
 ) -> tuple[str, str, str, str]:
@@ -397,6 +400,7 @@ def _read_credential(
     return access_key, date, stated_region, f"{date}/{stated_region}/s3/aws4_request"
 
 
+@lru_cache(maxsize=4096)
 def _read_timestamp(text: str) -> float | None:
     if not _TIMESTAMP.fullmatch(text):
         return None
@@ -424,6 +428,7 @@ def _read_date_headers(headers: Mapping[str, str]) -> tuple[str, float]:
     return timestamp, signed_at_s
 
 
+@lru_cache(maxsize=256)
 def _read_expires(text: str) -> int:
     if not text.isdecimal():
         negative = text.startswith("-") and text[1:].isdecimal()

@@ -39,8 +39,8 @@ FIELD_LENGTH_MAX = 4096
 Encode = Callable[[str], str]
 """How keys are written when the client asks for `encoding-type=url`."""
 
-ObjectRow = tuple[str, datetime, str, int, str | None]
-"""Key, last modified, ETag, size in bytes, checksum."""
+ObjectRow = tuple[str, int, str, float, str]
+"""Key, size in bytes, ETag, last modified in seconds since 1970, checksum or ''."""
 
 PartRow = tuple[int, datetime, str, int, str | None]
 """Number, last modified, ETag, size in bytes, checksum."""
@@ -546,15 +546,25 @@ def _document(root: str, content: str) -> bytes:
 def _contents(rows: Sequence[ObjectRow], owner: Owner | None, write: Encode) -> str:
     """Write a page of objects: the one place here where microseconds count."""
     tail = f"</Size><StorageClass>STANDARD</StorageClass>{_owner(owner) if owner else ''}</Contents>"
-    if write is escape and _is_plain("".join([row[0] for row in rows])):
-        write = str
-    return "".join(
-        [
-            f"<Contents><Key>{write(key)}</Key><LastModified>{_time(last_modified)}</LastModified>"
-            f"<ETag>&quot;{etag}&quot;</ETag>{_summed(checksum) if checksum else ''}<Size>{size_bytes}{tail}"
-            for key, last_modified, etag, size_bytes, checksum in rows
-        ]
-    )
+    is_plain = write is escape and _is_plain("".join([row[0] for row in rows]))
+    # Neighbours were often written in the same second, and nearly always with the same algorithm.
+    seconds: dict[int, str] = {}
+    summed: dict[str, str] = {"": ""}
+    written: list[str] = []
+    for key, size_bytes, etag, modified_s, checksum in rows:
+        second = int(modified_s)
+        moment = seconds.get(second)
+        if moment is None:
+            moment = seconds[second] = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        kind = checksum.partition(":")[0] + "-" * ("-" in checksum)
+        if kind not in summed:
+            summed[kind] = _summed(checksum)
+        written.append(
+            f"<Contents><Key>{key if is_plain else write(key)}</Key>"
+            f"<LastModified>{moment}.{int((modified_s - second) * 1000):03d}Z</LastModified>"
+            f"<ETag>&quot;{etag}&quot;</ETag>{summed[kind]}<Size>{size_bytes}{tail}"
+        )
+    return "".join(written)
 
 
 def _is_plain(text: str) -> bool:

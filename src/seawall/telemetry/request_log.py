@@ -8,9 +8,12 @@ log must not take the service down.
 import asyncio
 import json
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from seawall.clock import wall_s
 
 FLUSH_INTERVAL_S = 0.25
 WAITING_MAX = 200_000
@@ -26,6 +29,8 @@ class RequestLog:
         self._path = path
         self._waiting: list[str] = []
         self._task: asyncio.Task[None] | None = None
+        self._second = -1
+        self._second_text = ""
 
     def __repr__(self) -> str:
         return f"<RequestLog {len(self._waiting)} lines waiting, {self.dropped} dropped>"
@@ -48,6 +53,15 @@ class RequestLog:
             self._waiting.append(line)
         else:
             self.dropped += 1
+
+    def now(self) -> str:
+        """Return the present moment in UTC, to the millisecond. Only the milliseconds are worked out each time."""
+        wall = wall_s()
+        second = int(wall)
+        if second != self._second:
+            self._second = second
+            self._second_text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S.")
+        return f"{self._second_text}{int((wall - second) * 1000):03d}Z"
 
     def _take(self) -> list[str]:
         lines, self._waiting = self._waiting, []
@@ -83,4 +97,6 @@ class RequestLog:
 
 def quoted(text: str) -> str:
     """Return text as JSON; most needs no more than quotes."""
-    return f'"{text}"' if text.isalnum() else json.dumps(text)
+    if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
+        return f'"{text}"'
+    return json.dumps(text)

@@ -1,0 +1,1 @@
+"""Benchmarks are questions: each file asks one and ends in a number."""
