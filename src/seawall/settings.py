@@ -6,6 +6,7 @@ they are put together.
 """
 
 import os
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -188,13 +189,16 @@ def read_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
     Raises:
         Misconfigured: one makes no sense.
     """
+    named = os.environ.get(FILE_VARIABLE)
+    if named is not None and not Path(named).is_file():
+        raise Misconfigured(f"There is no settings file {named}.")
     try:
         return Settings(**{name: value for name, value in (overrides or {}).items() if value is not None})
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, line['loc']))}: {line['msg']}" for line in error.errors())
         raise Misconfigured(f"The settings cannot be used: {problems}.") from error
-    except OSError as error:
-        raise Misconfigured(f"The settings file cannot be read: {error}.") from error
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise Misconfigured(f"The settings file {named} cannot be read: {error}.") from error
 
 
 def unknown_variables() -> list[str]:

@@ -51,10 +51,11 @@ class Buckets:
                 raise Denied
             raise NoSuchBucket
         bucket = Bucket.of(row)
-        require_owner(caller, bucket.owner_id)
-        if len(self._known) >= REMEMBERED_MAX:
+        if len(self._known) >= REMEMBERED_MAX and name not in self._known:
             self._known.pop(next(iter(self._known)))
+        # Remembered even when it is refused: what was known before is wrong.
         self._known[name] = bucket
+        require_owner(caller, bucket.owner_id)
         return bucket
 
     async def using(self, caller: Caller | None, name: str, act: Callable[[Bucket], Awaitable[T | None]]) -> T | None:
@@ -121,6 +122,8 @@ class Buckets:
                 raise NoSuchBucket
             if (await transaction.fetch_one(QUERIES["bucket_holds_objects"], bucket.bucket_id))["answer"]:
                 raise BucketNotEmpty
-            for step in ("remove_parts_of_bucket", "remove_uploads_of_bucket", "remove_bucket"):
-                await transaction.fetch(QUERIES[step], bucket.bucket_id)
+            uploads = await transaction.fetch(QUERIES["remove_uploads_of_bucket"], bucket.bucket_id)
+            if uploads:
+                await transaction.fetch(QUERIES["remove_parts_of_uploads"], [row["upload_id"] for row in uploads])
+            await transaction.fetch(QUERIES["remove_bucket"], bucket.bucket_id)
         self._known.pop(name, None)

@@ -16,8 +16,13 @@ order by name
 limit $4;
 
 -- name: add_bucket
--- No row when the name is taken.
-insert into buckets (name, owner_id, region) values ($1, $2, $3)
+-- No row when the name is taken, or the account was removed meanwhile.
+with held as materialized (
+    select account_id from accounts where account_id = $2 for key share
+)
+insert into buckets (name, owner_id, region)
+select $1, held.account_id, $3
+from held
 on conflict do nothing
 returning bucket_id, name, owner_id, region, created_at;
 
@@ -25,17 +30,22 @@ returning bucket_id, name, owner_id, region, created_at;
 -- Writers lock the row to share it, so after this nothing is added to the bucket.
 select bucket_id from buckets where bucket_id = $1 for update;
 
+-- name: share_bucket
+-- As writers do. A transaction that locks an upload too takes this first, in the order in which a bucket
+-- and then its uploads are deleted, or the two would wait for each other.
+select bucket_id from buckets where bucket_id = $1 for key share;
+
 -- name: bucket_holds_objects
 -- A bucket with objects cannot be deleted.
 select exists (select from current_objects where bucket_id = $1) as answer;
 
--- name: remove_parts_of_bucket
--- Uploads nobody completed go with their bucket.
-delete from parts using uploads where uploads.bucket_id = $1 and parts.upload_id = uploads.upload_id;
-
 -- name: remove_uploads_of_bucket
--- After their parts.
-delete from uploads where bucket_id = $1;
+-- Uploads nobody completed go with their bucket. Before their parts: this waits for parts on their way.
+delete from uploads where bucket_id = $1 returning upload_id;
+
+-- name: remove_parts_of_uploads
+-- A statement of its own, so that it sees what the one before has waited for.
+delete from parts where upload_id = any ($1::uuid[]);
 
 -- name: remove_bucket
 -- Last, when nothing is in it.
@@ -220,13 +230,18 @@ where upload_id = $1 and part_number > $2
 order by part_number
 limit $3;
 
--- name: parts_between
--- The parts that hold the bytes from $2 up to $3, the next hundred of them.
-select part_number, start_byte, size_bytes, inline, location
-from parts
-where upload_id = $1 and part_number > $4 and start_byte < $3 and start_byte + size_bytes > $2
-order by part_number
-limit 100;
+-- name: parts_of_object
+-- Where the bytes of an object in parts lie, as one row of columns: there may be ten thousand parts.
+select asked.ordinal, found.sizes_bytes, found.locations, found.inlines
+from unnest($1::uuid[]) with ordinality as asked (upload_id, ordinal)
+cross join lateral (
+    select
+        array_agg(parts.size_bytes order by parts.part_number) as sizes_bytes,
+        array_agg(parts.location order by parts.part_number) as locations,
+        array_agg(parts.inline order by parts.part_number) as inlines
+    from parts
+    where parts.upload_id = asked.upload_id
+) as found;
 
 -- name: part_by_rank
 -- Where the nth part of an object lies: GET and HEAD with partNumber.
@@ -242,9 +257,9 @@ update parts set start_byte = placed.start_byte
 from unnest($2::integer[], $3::bigint[]) as placed (part_number, start_byte)
 where parts.upload_id = $1 and parts.part_number = placed.part_number;
 
--- name: remove_other_parts
+-- name: remove_some_parts
 -- Parts that were sent but are not in the list that completes the upload.
-delete from parts where upload_id = $1 and part_number <> all ($2::integer[]);
+delete from parts where upload_id = $1 and part_number = any ($2::integer[]);
 
 -- name: remove_parts
 -- All parts of an upload that is aborted.
@@ -256,19 +271,18 @@ delete from uploads where upload_id = $1;
 
 -- name: object_of_upload
 -- Whether an upload that is over became the object: a repeated request to complete it succeeds again.
-select etag, checksum from current_objects where bucket_id = $1 and key = $2 and upload_id = $3;
+select size_bytes, etag, checksum from current_objects where bucket_id = $1 and key = $2 and upload_id = $3;
 
 -- name: uploads_after
--- Uploads under way in a bucket, by key and then by age, a page at a time.
-select uploads.upload_id, uploads.key, uploads.initiated_at, uploads.checksum_algorithm, uploads.full_object,
-    accounts.canonical_id, accounts.display_name
+-- Uploads under way in a bucket with keys from $2 up to $3, by key and then by age, a page at a time.
+select upload_id, key, initiated_at
 from uploads
-join accounts on accounts.account_id = uploads.initiator_id
-where uploads.bucket_id = $1
-    and starts_with(uploads.key, $2)
-    and (uploads.key, uploads.initiated_at, uploads.upload_id) > ($3, $4, $5)
-order by uploads.key, uploads.initiated_at, uploads.upload_id
-limit $6;
+where bucket_id = $1
+    and key >= $2
+    and key < $3
+    and (key, initiated_at, upload_id) > ($4, $5, $6)
+order by key, initiated_at, upload_id
+limit $7;
 
 -- name: upload_position
 -- Where an upload stands in that order, to go on behind it.

@@ -1,15 +1,19 @@
 """An object opened for reading: its version, and its bytes in the order they go out."""
 
-from collections.abc import AsyncIterator
+from bisect import bisect_right
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from seawall.blobs import DiskBlobStore, FileReader
 from seawall.database import Database
+from seawall.errors import BlobMissing
 from seawall.objects.buckets import QUERIES
 from seawall.objects.things import Span, Version
 
+PARTS_OF_OBJECT = QUERIES["parts_of_object"]
 READ_MAX_BYTES = 128 * 1024
 
 
@@ -26,8 +30,18 @@ class FileExtent:
 Extent = memoryview | FileExtent
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """Where the bytes of an object in parts lie, part by part: in the row or in a blob."""
+
+    starts: Sequence[int]
+    sizes_bytes: Sequence[int]
+    locations: Sequence[str | None]
+    inlines: Sequence[bytes | None]
+
+
 class OpenObject:
-    """One version of an object, ready to be read. State: the open file, if there is one.
+    """One version of an object, ready to be read. State: the open file, or where its parts are.
 
     Leaving its `with` block closes the file. No database connection is held.
     """
@@ -40,10 +54,12 @@ class OpenObject:
         *,
         data: memoryview | None = None,
         reader: FileReader | None = None,
+        parts: Parts | None = None,
     ) -> None:
         self.version = version
         self.data = data
         self._reader = reader
+        self._parts = parts
         self._database = database
         self._blobs = blobs
 
@@ -68,18 +84,19 @@ class OpenObject:
             yield self.data[span.start : span.stop]
         elif self._reader is not None:
             yield FileExtent(self._reader, span.start, span.stop)
-        else:
-            async for part in self._parts(span):
-                start = max(span.start - part["start_byte"], 0)
-                stop = min(span.stop - part["start_byte"], part["size_bytes"])
-                if part["inline"] is not None:
-                    yield memoryview(part["inline"])[start:stop]
-                elif is_sent_from_disk(part["location"], part["size_bytes"]):
-                    with self._blobs.open(part["location"], part["size_bytes"]) as reader:
-                        yield FileExtent(reader, start, stop)
+        elif self._parts is not None:
+            starts, sizes_bytes = self._parts.starts, self._parts.sizes_bytes
+            for place in range(bisect_right(starts, span.start) - 1, len(starts)):
+                start = max(span.start - starts[place], 0)
+                stop = min(span.stop - starts[place], sizes_bytes[place])
+                if start >= stop:
+                    return
+                opened = await self._open_part(place)
+                if isinstance(opened, FileReader):
+                    with opened:
+                        yield FileExtent(opened, start, stop)
                 else:
-                    data = await read_segment(self._blobs, part["location"], part["size_bytes"])
-                    yield data[start:stop]
+                    yield opened[start:stop]
 
     async def chunks(self, span: Span) -> AsyncIterator[memoryview]:
         """Yield the verified bytes of `span` in chunks of any size; errors as `extents`."""
@@ -90,17 +107,20 @@ class OpenObject:
             else:
                 yield extent
 
-    async def _parts(self, span: Span) -> AsyncIterator[Any]:
-        after = 0
-        while True:
-            page = await self._database.fetch(
-                QUERIES["parts_between"], self.version.upload_id, span.start, span.stop, after
-            )
-            for part in page:
-                yield part
-            if not page or page[-1]["start_byte"] + page[-1]["size_bytes"] >= span.stop:
-                return
-            after = page[-1]["part_number"]
+    async def _open_part(self, place: int) -> memoryview | FileReader:
+        try:
+            return await self._try_to_open_part(place)
+        except BlobMissing:
+            # It was moved while the parts before it were on their way out, or the object is gone.
+            self._parts = await _read_parts(self.version, self._database)
+            return await self._try_to_open_part(place)
+
+    async def _try_to_open_part(self, place: int) -> memoryview | FileReader:
+        parts = self._parts
+        assert parts is not None
+        return await _open_bytes(
+            self._blobs, parts.sizes_bytes[place], inline=parts.inlines[place], location=parts.locations[place]
+        )
 
 
 async def open_version(version: Version, database: Database, blobs: DiskBlobStore) -> OpenObject:
@@ -110,14 +130,14 @@ async def open_version(version: Version, database: Database, blobs: DiskBlobStor
         BlobMissing: they moved or were deleted since the row was read; a newer row says which.
         BlobCorrupt: they are not what was written.
     """
-    if version.inline is not None:
-        return OpenObject(version, database, blobs, data=memoryview(version.inline))
-    if version.location is None:
-        return OpenObject(version, database, blobs)
-    if is_sent_from_disk(version.location, version.size_bytes):
-        return OpenObject(version, database, blobs, reader=blobs.open(version.location, version.size_bytes))
-    data = await read_segment(blobs, version.location, version.size_bytes)
-    return OpenObject(version, database, blobs, data=data)
+    if version.upload_id is not None:
+        # All of them now: once the object is overwritten the catalogue forgets them, though their bytes stay
+        # for those who have begun to read.
+        return OpenObject(version, database, blobs, parts=await _read_parts(version, database))
+    opened = await _open_bytes(blobs, version.size_bytes, inline=version.inline, location=version.location)
+    if isinstance(opened, FileReader):
+        return OpenObject(version, database, blobs, reader=opened)
+    return OpenObject(version, database, blobs, data=opened)
 
 
 def is_file(location: str) -> bool:
@@ -125,12 +145,27 @@ def is_file(location: str) -> bool:
     return location.startswith("f/")
 
 
-def is_sent_from_disk(location: str, size_bytes: int) -> bool:
-    """Whether a blob goes from the disk to the socket without coming by: below, the detour is cheaper."""
-    return size_bytes > READ_MAX_BYTES or is_file(location)
+async def _open_bytes(
+    blobs: DiskBlobStore, size_bytes: int, *, inline: bytes | None, location: str | None
+) -> memoryview | FileReader:
+    """Return the bytes of a small blob, a reader of a large one.
 
-
-async def read_segment(blobs: DiskBlobStore, location: str, size_bytes: int) -> memoryview:
-    """Read a small blob: at once when it is in the page cache, else in a thread."""
+    A small one is read at once when it is in the page cache, else in a thread. A large one goes from
+    the disk to the socket without coming by: below, the detour is cheaper.
+    """
+    if inline is not None:
+        return memoryview(inline)
+    assert location is not None
+    if size_bytes > READ_MAX_BYTES or is_file(location):
+        return blobs.open(location, size_bytes)
     data = blobs.try_read(location, size_bytes)
     return memoryview(data if data is not None else await blobs.read(location, size_bytes))
+
+
+async def _read_parts(version: Version, database: Database) -> Parts:
+    row = await database.read(PARTS_OF_OBJECT, version.upload_id)
+    sizes_bytes = row["sizes_bytes"] or []
+    *starts, end = accumulate(sizes_bytes, initial=0)
+    if not sizes_bytes or end != version.size_bytes:
+        raise BlobMissing("The object was overwritten or deleted just now.")
+    return Parts(starts=starts, sizes_bytes=sizes_bytes, locations=row["locations"], inlines=row["inlines"])

@@ -6,8 +6,9 @@ checked here, so that no door can forget. No connection is held while bytes flow
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, NoReturn
 from uuid import UUID, uuid4
 
 from seawall.access import Caller
@@ -17,11 +18,12 @@ from seawall.errors import BlobMissing, Invalid, NoSuchBucket, NoSuchKey, Precon
 from seawall.objects.buckets import QUERIES, Buckets
 from seawall.objects.digests import Digests
 from seawall.objects.listing import Page, page_bounds, read_page
-from seawall.objects.reading import OpenObject, is_file, open_version, read_segment
+from seawall.objects.reading import OpenObject, is_file, open_version
 from seawall.objects.things import UNCONDITIONAL, Bucket, Condition, Description, Span, Version
 from seawall.objects.writing import Payload, Stored, store_payload
 
 CURRENT_VERSION = QUERIES["current_version"]
+PUT_OBJECT = QUERIES["put_object"]
 LIST_PAGE = load_queries(__package__, "listing.sql")["list_page"]
 
 KEY_MAX_BYTES = 1024
@@ -54,14 +56,7 @@ class ObjectStore:
         Raises:
             NoSuchBucket, NoSuchKey, Denied.
         """
-        bucket = self.buckets.known(caller, bucket_name)
-        if bucket is not None:
-            row = await self.database.read(CURRENT_VERSION, bucket.bucket_id, key)
-            if row is not None:
-                return Version.of(row)
-        # Nothing is there, or the bucket is another by now.
-        bucket = await self.buckets.find(caller, bucket_name)
-        row = await self.database.read(CURRENT_VERSION, bucket.bucket_id, key)
+        row = await self._find_row(caller, bucket_name, key)
         if row is None:
             raise NoSuchKey
         return Version.of(row)
@@ -121,8 +116,7 @@ class ObjectStore:
         """
         check_key(key)
         bucket = await self.may_write(caller, bucket_name)
-        if condition:
-            await self._check_early(bucket, key, condition)
+        await self.check_early(caller, bucket_name, key, condition)
         stored = await store_payload(payload, digests, self.blobs, inline_max_bytes=self.settings.inline_max_bytes)
         await self.name(caller, bucket, key, stored, description=description, condition=condition)
         return stored
@@ -150,18 +144,22 @@ class ObjectStore:
             stored.inline,
             stored.location,
         )
-        if condition:
-            await put_if(self.database.fetch_one, bucket, condition, *row, None)
+
+        async def write(bucket: Bucket) -> bool:
+            if condition:
+                return await put_if(self.database.fetch_one, bucket, condition, *row, None)
+            written = await self.database.write(PUT_OBJECT, bucket.bucket_id, *row, identity_width=2, echo=2)
+            return written is not None
+
+        if await write(bucket):
             return version_id
-
-        async def write(bucket: Bucket) -> UUID | None:
-            written = await self.database.write(QUERIES["put_object"], bucket.bucket_id, *row, identity_width=2, echo=2)
-            return None if written is None else version_id
-
-        # The bucket is gone; it may have been made again under another number.
-        if await write(bucket) is None and await write(await self.buckets.find(caller, bucket.name)) is None:
-            raise NoSuchBucket
-        return version_id
+        # The bucket may be gone, and made again under another number.
+        found = await self.buckets.find(caller, bucket.name)
+        if found.bucket_id != bucket.bucket_id and await write(found):
+            return version_id
+        if condition:
+            await self._explain(found, key, condition)
+        raise NoSuchBucket
 
     async def copy(
         self,
@@ -190,31 +188,40 @@ class ObjectStore:
         """
         check_key(target[1])
         bucket = await self.may_write(caller, target[0])
-        opened = await self.open(caller, *source, check=check)
+        await self.check_early(caller, *target, condition)
+        try:
+            version, stored = await self._copy_bytes(await self.open(caller, *source, check=check), digests)
+        except BlobMissing:
+            # Deleted or moved while it was being copied: as in `open`.
+            version, stored = await self._copy_bytes(await self.open(caller, *source, check=check), digests)
+        await self.name(caller, bucket, target[1], stored, description=describe(version), condition=condition)
+        return version, stored
+
+    async def _copy_bytes(
+        self, opened: OpenObject, digests: Callable[[], Digests] | None
+    ) -> tuple[Version, Stored]:
         with opened:
             version = opened.version
             if version.size_bytes > OBJECT_MAX_BYTES:
                 raise Invalid(f"The copy source is larger than {OBJECT_MAX_BYTES} bytes: copy it in parts.")
+            payload = CopiedPayload(opened, Span(start=0, stop=version.size_bytes))
             if digests is None and version.upload_id is None:
-                stored = await self._copied(version)
-            else:
-                payload = CopiedPayload(opened, Span(start=0, stop=version.size_bytes))
-                stored = await store_payload(
-                    payload,
-                    digests() if digests is not None else Digests(),
-                    self.blobs,
-                    inline_max_bytes=self.settings.inline_max_bytes,
-                )
-        await self.name(caller, bucket, target[1], stored, description=describe(version), condition=condition)
-        return version, stored
+                return version, await self._copy_as_it_is(version, payload)
+            stored = await store_payload(
+                payload,
+                digests() if digests is not None else Digests(),
+                self.blobs,
+                inline_max_bytes=self.settings.inline_max_bytes,
+            )
+            return version, stored
 
-    async def _copied(self, version: Version) -> Stored:
+    async def _copy_as_it_is(self, version: Version, payload: "CopiedPayload") -> Stored:
         location = version.location
         if location is not None:
             if is_file(location):
                 location = await self.blobs.link(location)
             else:
-                location = await self.blobs.append(await read_segment(self.blobs, location, version.size_bytes))
+                location = await self.blobs.append(await payload.read())
         return Stored(
             size_bytes=version.size_bytes,
             etag=version.etag,
@@ -250,7 +257,7 @@ class ObjectStore:
         (key,) = keys
         row = await self.database.fetch_one(QUERIES["delete_object_if_match"], bucket.bucket_id, key, etag)
         if row is None:
-            await self._explain(bucket, key)
+            await self._explain(bucket, key, Condition(etag=etag))
 
     async def list(
         self, caller: Caller | None, bucket_name: str, *, prefix: str, delimiter: str, seek: str, limit: int
@@ -274,9 +281,15 @@ class ObjectStore:
         found = await self.buckets.find(caller, bucket_name)
         return answer if found.bucket_id == bucket.bucket_id else await ask(found)
 
-    async def _check_early(self, bucket: Bucket, key: str, condition: Condition) -> None:
-        """Refuse before the body is received what would be refused after it."""
-        row = await self.database.read(CURRENT_VERSION, bucket.bucket_id, key)
+    async def check_early(self, caller: Caller | None, bucket_name: str, key: str, condition: Condition) -> None:
+        """Refuse before the body is received what would be refused after it.
+
+        Raises:
+            NoSuchBucket, Denied, NoSuchKey, PreconditionFailed.
+        """
+        if not condition:
+            return
+        row = await self._find_row(caller, bucket_name, key)
         if condition.absent and row is not None:
             raise PreconditionFailed
         if condition.etag is not None:
@@ -285,35 +298,52 @@ class ObjectStore:
             if row["etag"] != condition.etag:
                 raise PreconditionFailed
 
-    async def _explain(self, bucket: Bucket, key: str) -> None:
-        row = await self.database.read(CURRENT_VERSION, bucket.bucket_id, key)
-        raise NoSuchKey if row is None else PreconditionFailed
+    async def _find_row(self, caller: Caller | None, bucket_name: str, key: str) -> Any:
+        bucket = self.buckets.known(caller, bucket_name)
+        if bucket is not None:
+            row = await self.database.read(CURRENT_VERSION, bucket.bucket_id, key)
+            if row is not None:
+                return row
+        # Nothing is there, or the bucket is another by now.
+        found = await self.buckets.find(caller, bucket_name)
+        if bucket is not None and found.bucket_id == bucket.bucket_id:
+            return None
+        return await self.database.read(CURRENT_VERSION, found.bucket_id, key)
 
-
-async def put_if(fetch_one: Callable[..., object], bucket: Bucket, condition: Condition, *row: object) -> None:
-    """Write an object's row if the condition holds, in one statement.
-
-    Raises:
-        PreconditionFailed: it does not hold, or the bucket is gone.
-    """
-    if condition.absent:
-        answer = fetch_one(QUERIES["put_object_if_absent"], bucket.bucket_id, *row)
-    else:
-        answer = fetch_one(QUERIES["put_object_if_match"], bucket.bucket_id, *row, condition.etag)
-    if await answer is None:  # type: ignore[misc]
+    async def _explain(self, bucket: Bucket, key: str, condition: Condition) -> NoReturn:
+        """Say why a conditional write was not done."""
+        if condition.etag is not None:
+            row = await self.database.read(CURRENT_VERSION, bucket.bucket_id, key)
+            if row is None:
+                raise NoSuchKey
         raise PreconditionFailed
+
+
+async def put_if(
+    fetch_one: Callable[..., Awaitable[Any]], bucket: Bucket, condition: Condition, *row: object
+) -> bool:
+    """Write an object's row if the condition holds, in one statement; return whether it was written."""
+    if condition.absent:
+        answer = await fetch_one(QUERIES["put_object_if_absent"], bucket.bucket_id, *row)
+    else:
+        answer = await fetch_one(QUERIES["put_object_if_match"], bucket.bucket_id, *row, condition.etag)
+    return answer is not None
 
 
 def check_key(key: str) -> None:
     """Refuse what cannot be a key.
 
     Raises:
-        Invalid: it is empty or holds a NUL.
+        Invalid: it is empty, or holds a NUL or half of a surrogate pair.
         KeyTooLong: it has more than 1,024 bytes.
     """
     if not key:
         raise Invalid("A key has at least one character.")
-    if len(key) > KEY_MAX_BYTES or len(key.encode()) > KEY_MAX_BYTES:
+    try:
+        size_bytes = len(key.encode())
+    except UnicodeEncodeError:
+        raise Invalid("A key holds no half of a character.") from None
+    if size_bytes > KEY_MAX_BYTES:
         raise KeyTooLong
     if "\0" in key:
         raise Invalid("A key holds no NUL character.")

@@ -21,6 +21,7 @@ delete from garbage where location = any ($1::text[]);
 -- How much of each segment is garbage, and since when the last of it.
 select
     split_part(location, '/', 2) as segment,
+    count(*) as blobs,
     sum(size_bytes)::bigint as size_bytes,
     extract(epoch from now() - max(since))::float8 as age_s
 from garbage

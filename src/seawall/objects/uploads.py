@@ -11,7 +11,16 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from seawall.access import Caller
-from seawall.errors import BadDigest, InvalidPart, InvalidPartOrder, NoSuchBucket, NoSuchUpload, PartTooSmall
+from seawall.database import Transaction
+from seawall.errors import (
+    BadDigest,
+    InvalidPart,
+    InvalidPartOrder,
+    NoSuchBucket,
+    NoSuchUpload,
+    PartTooSmall,
+    PreconditionFailed,
+)
 from seawall.objects.buckets import QUERIES
 from seawall.objects.digests import (
     DEFAULT_ALGORITHM,
@@ -20,6 +29,7 @@ from seawall.objects.digests import (
     composite_etag,
     full_object_checksum,
 )
+from seawall.objects.listing import BEYOND_EVERY_KEY, successor_of_prefix
 from seawall.objects.store import CopiedPayload, ObjectStore, check_key, put_if
 from seawall.objects.things import UNCONDITIONAL, Bucket, Condition, Description, Span, Version
 from seawall.objects.writing import Payload, Stored, store_payload
@@ -150,8 +160,10 @@ class Uploads:
         """
         bucket = await self._store.may_write(caller, bucket_name)
         row = await self._database.read(QUERIES["upload"], upload_id)
+        if row is None or row["bucket_id"] != bucket.bucket_id:
+            # The bucket may be gone, and made again under another number.
+            bucket = await self._store.buckets.find(caller, bucket_name)
         if row is None or row["key"] != key or row["bucket_id"] != bucket.bucket_id:
-            await self._store.buckets.find(caller, bucket_name)
             raise NoSuchUpload
         return Upload(
             upload_id=upload_id,
@@ -235,7 +247,7 @@ class Uploads:
             condition: on what is there already.
 
         Raises:
-            NoSuchUpload: it is over.
+            NoSuchUpload: it is over, and did not become the present object.
             InvalidPart, InvalidPartOrder, PartTooSmall, BadDigest, PreconditionFailed: nothing
                 happened, the upload is still under way.
         """
@@ -243,17 +255,29 @@ class Uploads:
         if not numbers or any(first >= second for first, second in pairwise(numbers)):
             raise InvalidPartOrder
         async with self._database.transaction() as transaction:
+            await transaction.fetch(QUERIES["share_bucket"], upload.bucket.bucket_id)
             if await transaction.fetch_one(QUERIES["hold_upload"], upload.upload_id) is None:
-                raise NoSuchUpload
+                return await self._completed_meanwhile(transaction, upload)
             rows = await transaction.fetch(QUERIES["parts_after"], upload.upload_id, 0, PARTS_MAX)
             stored = assemble(upload, named, {row["part_number"]: Part.of(row) for row in rows}, checksum=checksum)
             if size_bytes is not None and size_bytes != stored.stored.size_bytes:
                 raise InvalidPart(f"The parts have {stored.stored.size_bytes} bytes together, not {size_bytes}.")
-            await transaction.fetch(QUERIES["remove_other_parts"], upload.upload_id, numbers)
+            others = {row["part_number"] for row in rows}.difference(numbers)
+            if others:
+                await transaction.fetch(QUERIES["remove_some_parts"], upload.upload_id, sorted(others))
             await transaction.fetch(QUERIES["place_parts"], upload.upload_id, numbers, stored.starts)
             await self._name(transaction.fetch_one, upload, stored.stored, condition)
             await transaction.fetch(QUERIES["remove_upload"], upload.upload_id)
         return stored.stored
+
+    async def _completed_meanwhile(self, transaction: Transaction, upload: Upload) -> Stored:
+        """Answer as whoever asked for the same first, and is being answered just now."""
+        row = await transaction.fetch_one(
+            QUERIES["object_of_upload"], upload.bucket.bucket_id, upload.key, upload.upload_id
+        )
+        if row is None:
+            raise NoSuchUpload
+        return Stored(size_bytes=row["size_bytes"], etag=row["etag"], checksum=row["checksum"])
 
     async def completed_before(self, caller: Caller | None, bucket_name: str, key: str, upload_id: UUID) -> Any:
         """Return the row of the object an upload became; None when it became none, or is another's."""
@@ -286,6 +310,7 @@ class Uploads:
         page = UploadsPage()
         if not limit:
             return page
+        stop = successor_of_prefix(prefix) or BEYOND_EVERY_KEY
         position: tuple[str, datetime | None, UUID] = (after_key, None, NO_UPLOAD)
         if after_upload is not None:
             row = await self._database.fetch_one(QUERIES["upload_position"], after_upload)
@@ -293,7 +318,7 @@ class Uploads:
                 position = (row["key"], row["initiated_at"], row["upload_id"])
         while True:
             rows = await self._database.fetch(
-                QUERIES["uploads_after"], bucket.bucket_id, prefix, *position, UPLOADS_AT_ONCE
+                QUERIES["uploads_after"], bucket.bucket_id, prefix, stop, *position, UPLOADS_AT_ONCE
             )
             for row in rows:
                 if not page.take(row, prefix=prefix, delimiter=delimiter, after_key=after_key, limit=limit):
@@ -322,7 +347,8 @@ class Uploads:
             upload.upload_id,
         )
         if condition:
-            await put_if(fetch_one, upload.bucket, condition, *row)
+            if not await put_if(fetch_one, upload.bucket, condition, *row):
+                raise PreconditionFailed
         elif await fetch_one(QUERIES["put_object_of_parts"], upload.bucket.bucket_id, *row) is None:
             raise NoSuchBucket
 
@@ -376,6 +402,8 @@ def _checksum(upload: Upload, chosen: Sequence[Part], *, expected: str | None) -
     algorithm = upload.checksum_algorithm or DEFAULT_ALGORITHM
     known = [(part.checksum, part.size_bytes) for part in chosen if part.checksum is not None]
     if len(known) < len(chosen) or not all(checksum.startswith(f"{algorithm}:") for checksum, _ in known):
+        if expected is not None:
+            raise BadDigest(f"The parts have no {algorithm} checksums that the one you specified could follow from.")
         return None
     if upload.full_object or upload.checksum_algorithm is None:
         checksum = full_object_checksum(known)

@@ -13,7 +13,8 @@ from importlib import resources
 import asyncpg
 
 from seawall.database.endpoint import Endpoint
-from seawall.errors import Misconfigured
+from seawall.database.pool import CONNECTION_LOST
+from seawall.errors import DatabaseDown, Misconfigured
 
 FILE_NAME = re.compile(r"^(?P<number>\d{4})_(?P<kind>expand|contract)_[a-z0-9_]+\.sql$")
 # Any number will do, as long as every release uses the same one.
@@ -64,17 +65,25 @@ async def migrate(endpoint: Endpoint) -> list[str]:
     Raises:
         Misconfigured: the server is too old, was migrated by a newer release, or holds a migration
             whose text has changed since.
+        DatabaseDown: it cannot be reached, or somebody else's migration does not end.
     """
+    try:
+        return await _migrate(endpoint)
+    except (*CONNECTION_LOST, asyncpg.exceptions.LockNotAvailableError) as error:
+        raise DatabaseDown(f"The database could not be brought to this release's schema: {error}") from error
+
+
+async def _migrate(endpoint: Endpoint) -> list[str]:
     connection = await asyncpg.connect(**endpoint.connect_arguments(), timeout=30.0)
     try:
         if connection.get_server_version().major * 10000 < OLDEST_SERVER:
             raise Misconfigured("Seawall needs PostgreSQL 15 or newer.")
-        await connection.execute(f"set lock_timeout = '{LOCK_TIMEOUT_S}s'")
-        await connection.execute("set statement_timeout = 0")
-        # The lock is the transaction's, because PgBouncer in transaction mode has no sessions to hold one.
+        # Settings and lock are the transaction's, because PgBouncer in transaction mode has no sessions.
         applied: list[str] = []
         for migration in all_migrations():
             async with connection.transaction():
+                await connection.execute(f"set local lock_timeout = '{LOCK_TIMEOUT_S}s'")
+                await connection.execute("set local statement_timeout = 0")
                 await connection.execute("select pg_advisory_xact_lock($1::bigint)", LOCK_KEY)
                 if await _is_needed(connection, migration):
                     await connection.execute(migration.sql)
