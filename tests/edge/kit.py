@@ -105,7 +105,7 @@ class Served:
     async def connect(self, *, receive_buffer: int | None = None) -> AsyncIterator[Client]:
         """Open a connection for the length of the block."""
         with socket.socket() as opened:
-            opened.setblocking(False)
+            opened.settimeout(0)
             if receive_buffer is not None:
                 opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
             await asyncio.get_running_loop().sock_connect(opened, self.address)

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,7 @@ async def test_however_a_stream_of_requests_is_cut_into_segments_a_handler_sees_
 ) -> None:
     stream = b"".join(requests)
     ends = sorted({cut for cut in cuts if cut < len(stream)} | {0, len(stream)})
-    pieces = [stream[start:stop] for start, stop in zip(ends, ends[1:], strict=False)]
+    pieces = [stream[start:stop] for start, stop in pairwise(ends)]
 
     whole = await _observed([stream], count=len(requests))
     cut = await _observed(pieces, count=len(requests))
@@ -83,7 +84,7 @@ async def _observed(pieces: list[bytes], *, count: int) -> list[tuple[str, dict[
             for _ in range(3):
                 await asyncio.sleep(0)  # Let the server read this piece by itself.
         await eventually(lambda: len(served.exchanges) == count)
-        received = await client.until(b"") + await client.receive()
+        received = b""
         while received.replace(CONTINUE, b"").count(b"HTTP/1.1 200 OK") < count:
             received += await client.receive()
     return seen

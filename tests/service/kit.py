@@ -199,7 +199,7 @@ class RunningService:
     def events(self) -> list[dict[str, Any]]:
         """Return the log's events; fails where a line of the log is neither an event nor meant for people."""
         text = self.log_path.read_text()
-        assert "Traceback" not in text
+        assert "Traceback" not in text, text
         events = []
         banner = False
         for line in filter(None, text.splitlines()):

@@ -13,6 +13,7 @@ from seawall.errors import AccountExists, BucketNotEmpty, Invalid, NoSuchAccount
 NAME = re.compile(r"[A-Za-z0-9._@+-]{1,64}")
 ACCESS_KEY = re.compile(r"[A-Za-z0-9._-]{3,128}")
 SECRET_KEY = re.compile(r"[\x21-\x7e]{8,128}")
+TEXT_MAX = 256
 CANONICAL_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -33,6 +34,9 @@ class NewAccount:
             raise Invalid("An account's name has 1 to 64 letters, digits and . _ @ + -")
         if self.canonical_id and not CANONICAL_ID.fullmatch(self.canonical_id):
             raise Invalid("An account's id has 1 to 128 letters, digits and . _ -")
+        for text in (self.display_name, self.email):
+            if len(text) > TEXT_MAX or not text.isprintable():
+                raise Invalid(f"A display name and an email have up to {TEXT_MAX} printable characters.")
         if self.access_key and not ACCESS_KEY.fullmatch(self.access_key):
             raise Invalid("An access key has 3 to 128 letters, digits and . _ -")
         if self.secret_key and not SECRET_KEY.fullmatch(self.secret_key):

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from importlib import resources
 
 NAME = re.compile(r"^-- name: (?P<name>[a-z][a-z0-9_]*)$", re.MULTILINE)
+# What was meant to be a name: misspelt, it would make one statement of two.
+ALMOST_NAME = re.compile(r"^\s*--\s*name\b", re.MULTILINE | re.IGNORECASE)
 FIRST_KEYWORD = re.compile(r"^(?P<keyword>[a-z]+)\b")
 
 
@@ -46,16 +48,18 @@ def load_queries(package: str, file_name: str) -> Queries:
     """Read the named statements of a file that lies in `package`.
 
     Raises:
-        ValueError: a statement has no reason, no first keyword, or a name that was there before.
+        ValueError: a statement has no name, no reason, no first keyword, or a name that was there before.
     """
     text = resources.files(package).joinpath(file_name).read_text(encoding="utf-8")
     return Queries(parse_queries(text, prefix=package.rpartition(".")[2]))
 
 
 def parse_queries(text: str, *, prefix: str) -> dict[str, Query]:
-    """Split the text of a `.sql` file into its statements."""
+    """Split the text of a `.sql` file into its statements; errors as `load_queries`."""
     found: dict[str, Query] = {}
     starts = list(NAME.finditer(text))
+    if text[: starts[0].start() if starts else None].strip() or len(starts) != len(ALMOST_NAME.findall(text)):
+        raise ValueError("every statement starts with its name, as `-- name: so_and_so`")
     for start, following in zip(starts, [*starts[1:], None], strict=True):
         name = start["name"]
         body = text[start.end() : following.start() if following else len(text)].strip()

@@ -386,15 +386,15 @@ class Connection(asyncio.BufferedProtocol):
     def _decide_about_body(self, exchange: Exchange) -> None:
         """Decide what becomes of a body that is not here as the answer goes out."""
         body = exchange.body
-        if self._half_closed or body.length is None:
-            exchange.close_after = True
-        elif body.withheld:
-            if monotonic_s() - exchange.started_s < EXPECT_PATIENCE_S:
-                body.forgo()
-                self._receiving = None
-            else:
-                exchange.close_after = True
-        elif body.length - body.received > DISCARD_MAX_BYTES:
+        if body.withheld and not self._half_closed and monotonic_s() - exchange.started_s < EXPECT_PATIENCE_S:
+            body.forgo()
+            self._receiving = None
+        elif (
+            body.withheld
+            or self._half_closed
+            or body.length is None
+            or body.length - body.received > DISCARD_MAX_BYTES
+        ):
             exchange.close_after = True
 
     def _act_on_silence(self, now_s: float) -> None:

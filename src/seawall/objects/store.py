@@ -197,9 +197,7 @@ class ObjectStore:
         await self.name(caller, bucket, target[1], stored, description=describe(version), condition=condition)
         return version, stored
 
-    async def _copy_bytes(
-        self, opened: OpenObject, digests: Callable[[], Digests] | None
-    ) -> tuple[Version, Stored]:
+    async def _copy_bytes(self, opened: OpenObject, digests: Callable[[], Digests] | None) -> tuple[Version, Stored]:
         with opened:
             version = opened.version
             if version.size_bytes > OBJECT_MAX_BYTES:
@@ -319,9 +317,7 @@ class ObjectStore:
         raise PreconditionFailed
 
 
-async def put_if(
-    fetch_one: Callable[..., Awaitable[Any]], bucket: Bucket, condition: Condition, *row: object
-) -> bool:
+async def put_if(fetch_one: Callable[..., Awaitable[Any]], bucket: Bucket, condition: Condition, *row: object) -> bool:
     """Write an object's row if the condition holds, in one statement; return whether it was written."""
     if condition.absent:
         answer = await fetch_one(QUERIES["put_object_if_absent"], bucket.bucket_id, *row)

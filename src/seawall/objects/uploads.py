@@ -17,6 +17,7 @@ from seawall.errors import (
     InvalidPart,
     InvalidPartOrder,
     NoSuchBucket,
+    NoSuchKey,
     NoSuchUpload,
     PartTooSmall,
     PreconditionFailed,
@@ -248,8 +249,8 @@ class Uploads:
 
         Raises:
             NoSuchUpload: it is over, and did not become the present object.
-            InvalidPart, InvalidPartOrder, PartTooSmall, BadDigest, PreconditionFailed: nothing
-                happened, the upload is still under way.
+            InvalidPart, InvalidPartOrder, PartTooSmall, BadDigest, PreconditionFailed, NoSuchKey:
+                nothing happened, the upload is still under way.
         """
         numbers = [part.part_number for part in named]
         if not numbers or any(first >= second for first, second in pairwise(numbers)):
@@ -348,7 +349,8 @@ class Uploads:
         )
         if condition:
             if not await put_if(fetch_one, upload.bucket, condition, *row):
-                raise PreconditionFailed
+                present = await fetch_one(QUERIES["current_version"], [upload.bucket.bucket_id], [upload.key])
+                raise NoSuchKey if present is None and not condition.absent else PreconditionFailed
         elif await fetch_one(QUERIES["put_object_of_parts"], upload.bucket.bucket_id, *row) is None:
             raise NoSuchBucket
 
