@@ -8,16 +8,17 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-from seawall.access import Credentials
+from seawall.access import Credential, Credentials
 from seawall.clock import wall_s
 from seawall.edge import ClientGone, Exchange
 from seawall.errors import SeawallError
 from seawall.objects import ObjectStore, Uploads
 from seawall.s3.bucket_verbs import BucketVerbs
 from seawall.s3.errors import S3Error, error_xml, translate
+from seawall.s3.links import Links
 from seawall.s3.listing_verbs import ListingVerbs
 from seawall.s3.object_verbs import ObjectVerbs
-from seawall.s3.operations import OPERATIONS, find_operation, read_query, read_target
+from seawall.s3.operations import OPERATIONS, Target, find_operation, read_query, read_target
 from seawall.s3.requests import S3Request
 from seawall.s3.signature import Signed, SigningKeys, parse, verify
 from seawall.s3.upload_verbs import UploadVerbs
@@ -39,7 +40,7 @@ class S3Settings:
 
 
 class S3Door:
-    """Answers S3 requests. State: the signing keys of those who signed lately."""
+    """Answers S3 requests. State: the signing keys of those who signed, and the links followed, lately."""
 
     def __init__(
         self, store: ObjectStore, credentials: Credentials, settings: S3Settings, *, token_secret: bytes
@@ -47,6 +48,7 @@ class S3Door:
         self._settings = settings
         self._credentials = credentials
         self._signing_keys = SigningKeys()
+        self._links = Links()
         uploads = Uploads(store)
         buckets = BucketVerbs(store, region=settings.region)
         objects = ObjectVerbs(store, uploads)
@@ -81,12 +83,8 @@ class S3Door:
     async def __call__(self, exchange: Exchange) -> None:
         """Answer one request."""
         try:
-            target = read_target(exchange.path, exchange.headers.get("host", ""), domains=self._settings.domains)
-            query = read_query(exchange.query) if exchange.query else {}
-            request = await self._authenticated(exchange, S3Request(exchange, target, query))
-            operation = find_operation(exchange.method, target, query, exchange.headers)
-            exchange.operation = operation
-            await self._verbs[operation](request)
+            request = self._follow(exchange) or await self._understand(exchange)
+            await self._verbs[exchange.operation](request)
         except ClientGone:
             raise
         except Exception as error:
@@ -94,24 +92,44 @@ class S3Door:
                 raise
             self._refuse(exchange, error)
 
-    async def _authenticated(self, exchange: Exchange, request: S3Request) -> S3Request:
-        """Find out who is calling.
+    def _follow(self, exchange: Exchange) -> S3Request | None:
+        """Return the request of a link that was followed lately, if nothing about it changed."""
+        if not exchange.query:
+            return None
+        link = self._links.find(exchange, now_s=wall_s())
+        if link is None or self._credentials.remembered(link.signed.access_key) is not link.credential:
+            return None
+        exchange.operation = link.operation
+        return _signed_request(exchange, link.target, link.query, link.credential, link.signed)
+
+    async def _understand(self, exchange: Exchange) -> S3Request:
+        """Find out what is asked, and by whom.
 
         Raises:
-            S3Error: the claim is false, or nobody is known under that key.
+            S3Error: it makes no sense, the claim is false, or nobody is known under that key.
         """
-        claim = parse(
-            method=exchange.method, raw_path=exchange.path, raw_query=exchange.query, headers=exchange.headers
-        )
+        headers = exchange.headers
+        target = read_target(exchange.path, headers.get("host", ""), domains=self._settings.domains)
+        query = read_query(exchange.query) if exchange.query else {}
+        claim = parse(method=exchange.method, raw_path=exchange.path, raw_query=exchange.query, headers=headers)
         if claim is None:
-            return request
+            exchange.operation = find_operation(exchange.method, target, query, headers)
+            return S3Request(exchange, target, query)
         credential = self._credentials.remembered(claim.access_key) or await self._credentials.find(claim.access_key)
         if credential is None:
             raise S3Error("InvalidAccessKeyId", fields={"AWSAccessKeyId": claim.access_key})
-        signed: Signed = verify(claim, secret=credential.secret_key, now_s=wall_s(), keys=self._signing_keys)
-        request.caller = credential.caller
-        request.signed = signed
-        exchange.account = credential.caller.account_id
+        signed = verify(claim, secret=credential.secret_key, now_s=wall_s(), keys=self._signing_keys)
+        request = _signed_request(exchange, target, query, credential, signed)
+        exchange.operation = find_operation(exchange.method, target, query, headers)
+        self._links.remember(
+            exchange,
+            claim,
+            target=target,
+            query=query,
+            operation=exchange.operation,
+            credential=credential,
+            signed=signed,
+        )
         return request
 
     def _refuse(self, exchange: Exchange, error: Exception) -> None:
@@ -137,3 +155,13 @@ class S3Door:
             )
         else:
             exchange.respond(answer.status, [("Content-Type", "application/xml"), *headers], body)
+
+
+def _signed_request(
+    exchange: Exchange, target: Target, query: Mapping[str, str], credential: Credential, signed: Signed
+) -> S3Request:
+    request = S3Request(exchange, target, query)
+    request.caller = credential.caller
+    request.signed = signed
+    exchange.account = credential.caller.account_id
+    return request

@@ -113,4 +113,3 @@ def _shape(request: S3Request) -> tuple[str, str, int]:
     query = request.query
     limit = request.number("max-keys", default=PAGE_MAX, low=0, high=PAGE_MAX)
     return query.get("prefix", ""), query.get("delimiter", ""), limit
-

@@ -6,7 +6,7 @@ from seawall.clock import now
 from seawall.errors import SeawallError
 from seawall.objects import ObjectStore, Uploads
 from seawall.objects.digests import LENGTH_BYTES, Digests
-from seawall.objects.reading import FileExtent, OpenObject
+from seawall.objects.reading import Extent, FileExtent, OpenObject
 from seawall.objects.store import OBJECT_MAX_BYTES, check_key
 from seawall.objects.things import Description, Span, Version
 from seawall.s3 import xml
@@ -234,16 +234,17 @@ class ObjectVerbs:
     async def _stream(self, request: S3Request, opened: OpenObject, status: int, headers: Headers, span: Span) -> None:
         exchange = request.exchange
         extents = opened.extents(span)
-        # The first bytes are found before the first line is sent: after it, no error can be told.
-        first = await anext(extents, None)
+        # The first bytes are found and verified before the first line is sent: after it, no error can be told.
+        extent = await anext(extents, None)
+        verified = await _verify_first(extent)
         await exchange.start(status, headers, content_length=span.size_bytes)
-        extent = first
         while extent is not None:
             if isinstance(extent, FileExtent):
                 reader = extent.reader
                 for index in reader.frames(extent.start, extent.stop):
-                    if not reader.try_verify(index):
+                    if index != verified and not reader.try_verify(index):
                         await reader.verify(index)
+                    verified = None
                     start = max(extent.start, index * reader.frame_bytes)
                     stop = min(extent.stop, (index + 1) * reader.frame_bytes)
                     await exchange.send_file(
@@ -257,6 +258,16 @@ class ObjectVerbs:
         if EXPECTED_OWNER in request.headers:
             bucket = await self._store.may_write(request.caller, request.target.bucket)
             request.require_bucket_owner(await self._store.buckets.owner(bucket))
+
+
+async def _verify_first(extent: Extent | None) -> int | None:
+    """Verify the first frame of a file, and return its index; None where there is nothing to verify."""
+    if not isinstance(extent, FileExtent):
+        return None
+    index = next(iter(extent.reader.frames(extent.start, extent.stop)), None)
+    if index is not None and not extent.reader.try_verify(index):
+        await extent.reader.verify(index)
+    return index
 
 
 def _header_number(headers: Mapping[str, str], name: str, *, default: int) -> int:

@@ -63,24 +63,26 @@ SUBRESOURCES: Final = frozenset(
 )
 """What a query can name beside the object itself. Source: Amazon S3 API Reference, all actions."""
 
-UNBUILT_HEADERS: Final = (
-    "x-amz-grant-full-control",
-    "x-amz-grant-read",
-    "x-amz-grant-read-acp",
-    "x-amz-grant-write",
-    "x-amz-grant-write-acp",
-    "x-amz-object-lock-mode",
-    "x-amz-object-lock-retain-until-date",
-    "x-amz-object-lock-legal-hold",
-    "x-amz-bucket-object-lock-enabled",
-    "x-amz-server-side-encryption",
-    "x-amz-server-side-encryption-customer-algorithm",
-    "x-amz-copy-source-server-side-encryption-customer-algorithm",
-    "x-amz-server-side-encryption-aws-kms-key-id",
-    "x-amz-tagging",
-    "x-amz-tagging-directive",
-    "x-amz-website-redirect-location",
-    "x-amz-write-offset-bytes",
+UNBUILT_HEADERS: Final = frozenset(
+    {
+        "x-amz-grant-full-control",
+        "x-amz-grant-read",
+        "x-amz-grant-read-acp",
+        "x-amz-grant-write",
+        "x-amz-grant-write-acp",
+        "x-amz-object-lock-mode",
+        "x-amz-object-lock-retain-until-date",
+        "x-amz-object-lock-legal-hold",
+        "x-amz-bucket-object-lock-enabled",
+        "x-amz-server-side-encryption",
+        "x-amz-server-side-encryption-customer-algorithm",
+        "x-amz-copy-source-server-side-encryption-customer-algorithm",
+        "x-amz-server-side-encryption-aws-kms-key-id",
+        "x-amz-tagging",
+        "x-amz-tagging-directive",
+        "x-amz-website-redirect-location",
+        "x-amz-write-offset-bytes",
+    }
 )
 """Headers that ask for what is not built. A write that asks for it must not be half done."""
 
@@ -175,9 +177,9 @@ def refuse_unbuilt(headers: Mapping[str, str]) -> None:
     Raises:
         S3Error: `NotImplemented`.
     """
-    for name in UNBUILT_HEADERS:
-        if name in headers:
-            raise S3Error("NotImplemented", f"The header {name} asks for functionality that is not implemented.")
+    if not UNBUILT_HEADERS.isdisjoint(headers):
+        name = min(UNBUILT_HEADERS.intersection(headers))
+        raise S3Error("NotImplemented", f"The header {name} asks for functionality that is not implemented.")
     if headers.get("x-amz-acl", "private") not in BUILT_ACLS:
         raise S3Error("NotImplemented", "The only access control list is private.")
     if headers.get("x-amz-storage-class", "STANDARD") != "STANDARD":

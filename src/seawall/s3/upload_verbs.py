@@ -1,5 +1,6 @@
 """The operations on multipart uploads."""
 
+from collections.abc import Mapping
 from uuid import UUID
 
 from seawall.errors import NoSuchUpload
@@ -142,12 +143,12 @@ class UploadVerbs:
         algorithm, value = read_announced_checksum(request.headers)
         document = await request.read_document(xml.COMPLETE_BYTES_MAX, checksum_is_of_document=False)
         parts = xml.parse_complete_multipart_upload(document)
-        stated = request.headers.get("x-amz-mp-object-size")
+        size_bytes = _stated_size(request.headers)
         stored = await self._uploads.complete(
             upload,
             [NamedPart(part_number=part.number, etag=part.etag, checksums=dict(part.checksums)) for part in parts],
             checksum=None if value is None else f"{algorithm}:{value}",
-            size_bytes=int(stated) if stated is not None and stated.isdigit() else None,
+            size_bytes=size_bytes,
             condition=condition,
         )
         self._respond_completed(request, etag=stored.etag, checksum=stored.checksum)
@@ -241,6 +242,16 @@ def _part_number(request: S3Request) -> int:
             f"Part number must be an integer between 1 and {PARTS_MAX}, inclusive",
             fields={"ArgumentName": "partNumber", "ArgumentValue": text},
         )
+    return int(text)
+
+
+def _stated_size(headers: Mapping[str, str]) -> int | None:
+    """Return how large the client says the object is; None where it says nothing."""
+    text = headers.get("x-amz-mp-object-size")
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise S3Error("InvalidRequest", "Value for x-amz-mp-object-size header is invalid.")
     return int(text)
 
 
