@@ -37,6 +37,7 @@ REFUSED: dict[str, tuple[int, bytes]] = {
     "quoted chunked": (400, PUT + b'Transfer-Encoding: "chunked"\r\n\r\n'),
     "chunked with a parameter": (400, PUT + b"Transfer-Encoding: chunked;q=1\r\n\r\n"),
     "chunked behind a vertical tab": (400, PUT + b"Transfer-Encoding: \x0bchunked\r\n\r\n"),
+    "chunked before a tab": (400, PUT + b"Transfer-Encoding: chunked\t\r\n\r\n"),
     "no coding at all": (400, PUT + b"Transfer-Encoding:\r\n\r\n"),
     "chunked under HTTP/1.0": (501, b"PUT / HTTP/1.0\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n"),
     # Other protocols and other request lines.

@@ -14,9 +14,9 @@ StartService = Callable[..., RunningService]
 @pytest.fixture(scope="session")
 def service(open_directory: Callable[[], Path]) -> Iterator[RunningService]:
     """One service for all tests that do it no harm. At the end it stops in order, with nothing to complain of."""
-    running = RunningService(data_dir=open_directory() / "data", home=open_directory(), settings={
-        "SEAWALL_DOMAINS": "s3.seawall.test",
-    })  # fmt: skip
+    # A domain for buckets as host names; and a slip of the pen.
+    settings = {"SEAWALL_DOMAINS": "s3.seawall.test", "SEAWALL_S3PORT": "9000"}
+    running = RunningService(data_dir=open_directory() / "data", home=open_directory(), settings=settings)
     try:
         running.start()
         yield running

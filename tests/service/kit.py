@@ -29,7 +29,7 @@ STOP_S = 60.0
 KIB = 1024
 MIB = 1024 * KIB
 
-# What else than events the service says, and only to whoever started it.
+# What else than events the service says: to whoever stops it.
 SENTENCES = ("Stopping: ",)
 
 _numbers = itertools.count(1)
@@ -110,20 +110,21 @@ class RunningService:
     # Its life.
 
     def start(self) -> None:
-        """Start it and wait until it is ready."""
+        """Start it and wait until it says that it is ready."""
+        said_before = self.banner_path.stat().st_size if self.banner_path.exists() else 0
         self.launch()
-        wait_until(self._is_up, within_s=START_S, what="the service is ready")
+        wait_until(lambda: self._is_up(said_before), within_s=START_S, what="the service is ready")
         status = self.ask("status")
         self.endpoint, self.console = status["s3"], status["console"]
 
     def launch(self) -> subprocess.Popen[bytes]:
         """Start it, and wait for nothing."""
-        with self.log_path.open("ab") as log:
+        with self.log_path.open("ab") as log, self.banner_path.open("ab") as banner:
             self.process = subprocess.Popen(
                 [BIN / "seawall", "up", "--s3-port", str(self._port()), "--console-port", "0"],
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=banner,
                 stderr=log,
                 start_new_session=True,
             )
@@ -193,23 +194,22 @@ class RunningService:
 
     @property
     def log_path(self) -> Path:
-        """Everything the service wrote to its terminal."""
+        """What the service wrote to its standard error."""
         return self.home / "seawall.log"
 
+    @property
+    def banner_path(self) -> Path:
+        """What the service wrote to its standard output, for whoever started it."""
+        return self.home / "seawall.banner"
+
     def events(self) -> list[dict[str, Any]]:
-        """Return the log's events; fails where a line of the log is neither an event nor meant for people."""
+        """Return the log's events; fails where a line is neither an event nor a sentence, or nobody foresaw it."""
         text = self.log_path.read_text()
         assert "Traceback" not in text, text
-        events = []
-        banner = False
-        for line in filter(None, text.splitlines()):
-            if line.startswith("{"):
-                banner = False
-                events.append(json.loads(line))
-                continue
-            banner = banner or line == "  Seawall is ready."
-            assert banner or line.startswith(SENTENCES), f"nobody can read this line of the log: {line!r}"
-        return events
+        lines = [line for line in text.splitlines() if not line.startswith(SENTENCES)]
+        strange = [line for line in lines if not line.startswith('{"at": ')]
+        assert strange == [], "nobody can read these lines of the log"
+        return [json.loads(line) for line in lines]
 
     def troubles(self) -> list[dict[str, Any]]:
         """Return the events that are worse than a warning."""
@@ -294,10 +294,10 @@ class RunningService:
 
     # Inside.
 
-    def _is_up(self) -> bool:
+    def _is_up(self, said_before: int) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, f"seawall up gave up: {self.log_path.read_text()}"
-        return self.command("status", "--json", expect=None).returncode == 0
+        return "Seawall is ready." in self.banner_path.read_text()[said_before:]
 
     def _port(self) -> int:
         """Return the port it had before, so that clients find it again; any free one at first."""

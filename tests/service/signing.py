@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote_to_bytes
 
 from tests.service.kit import Keys
 
@@ -242,7 +242,8 @@ def _signature(request: Request, keys: Keys, *, stamp: str, payload: str) -> tup
     names = ";".join(sorted(headers))
     lines = "".join(f"{name}:{headers[name]}\n" for name in sorted(headers))
     query = "&".join(sorted(part if "=" in part else f"{part}=" for part in request.query.split("&") if part))
-    canonical = f"{request.method}\n{request.path}\n{query}\n{lines}\n{names}\n{payload}"
+    path = "/".join(quote(unquote_to_bytes(segment), safe="~") for segment in request.path.split("/"))
+    canonical = f"{request.method}\n{path}\n{query}\n{lines}\n{names}\n{payload}"
     digest = hashlib.sha256(canonical.encode("latin-1")).hexdigest()
     scope = _scope(stamp)
     text = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{digest}"

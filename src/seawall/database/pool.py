@@ -40,6 +40,7 @@ COMMAND_MARGIN_S = 1.0
 SERVER_SETTINGS = {
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
     "enable_mergejoin": "off",
     "jit": "off",
     "timezone": "UTC",
@@ -234,8 +235,9 @@ class Pool:
         raw, certain = connection.raw, False
         try:
             async with asyncio.timeout(SETTLE_TIMEOUT_S):
-                # Nothing to do, even in a failed transaction; the driver waits for the cancellation first.
-                await raw.execute("")
+                if not raw.is_in_transaction():
+                    # As far as the driver knows. It waits for what was cancelled, then it knows more.
+                    await raw.execute("select /* pool.settle */")
                 if raw.is_in_transaction():
                     await raw.execute("rollback")
             certain = not self._closed

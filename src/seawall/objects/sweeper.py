@@ -17,7 +17,6 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from uuid import UUID
 
 from seawall.blobs import DiskBlobStore
 from seawall.blobs.housekeeping import SealedSegment
@@ -247,16 +246,16 @@ class Sweeper:
         return {row["location"] for row in rows}
 
     async def _named_blobs(self) -> AsyncIterator[tuple[str, int, str]]:
-        place: tuple[int, str] = (0, "")
-        while rows := await self._database.fetch(QUERIES["objects_to_scrub"], *place, patience_s=PATIENCE_S):
+        after = ""
+        while rows := await self._database.fetch(QUERIES["objects_to_scrub"], after, patience_s=PATIENCE_S):
             for row in rows:
                 yield row["location"], row["size_bytes"], f"key {row['key']!r} of bucket {row['bucket_id']}"
-            place = (rows[-1]["bucket_id"], rows[-1]["key"])
-        part: tuple[UUID, int] = (UUID(int=0), 0)
-        while rows := await self._database.fetch(QUERIES["parts_to_scrub"], *part, patience_s=PATIENCE_S):
+            after = rows[-1]["location"]
+        after = ""
+        while rows := await self._database.fetch(QUERIES["parts_to_scrub"], after, patience_s=PATIENCE_S):
             for row in rows:
                 yield row["location"], row["size_bytes"], f"part {row['part_number']} of upload {row['upload_id'].hex}"
-            part = (rows[-1]["upload_id"], rows[-1]["part_number"])
+            after = rows[-1]["location"]
 
 
 def _is_all_garbage(segment: SealedSegment, blobs: int, size_bytes: int) -> bool:

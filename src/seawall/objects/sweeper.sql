@@ -77,15 +77,15 @@ where parts.upload_id = held.upload_id
 delete from garbage where location > $1 and location < $2;
 
 -- name: objects_to_scrub
--- Every object with a blob of its own, in order.
+-- Objects with a blob of their own, in the order in which they lie on the disk.
 select bucket_id, key, location, size_bytes from current_objects
-where (bucket_id, key) > ($1, $2) and location is not null
-order by bucket_id, key
+where location > $1
+order by location
 limit 500;
 
 -- name: parts_to_scrub
--- Every part with a blob of its own, in order.
+-- The same for parts.
 select upload_id, part_number, location, size_bytes from parts
-where (upload_id, part_number) > ($1, $2) and location is not null
-order by upload_id, part_number
+where location > $1
+order by location
 limit 500;
