@@ -19,7 +19,7 @@ from urllib.parse import quote, quote_from_bytes, unquote
 
 import pytest
 from mypy_boto3_s3 import S3Client
-from tests.service.kit import KIB, MIB, Keys, RunningService, keys_in
+from tests.service.kit import KIB, MIB, Keys, RunningService, keys_in, wait_until
 from tests.service.signing import (
     Answer,
     Request,
@@ -235,7 +235,8 @@ BAD_PUTS: Final[Mapping[str, tuple[Request, str]]] = {
     "a copy of a bucket with a slash": (put(x_amz_copy_source="bucket/"), "InvalidArgument"),
     "a copy of no UTF-8": (put(x_amz_copy_source="bucket/%FF"), "InvalidArgument"),
     "a copy out of no bucket": (put(x_amz_copy_source="no-such-bucket/key"), "NoSuchBucket"),
-    "a copy of a bucket with a NUL": (put(x_amz_copy_source="a%00b/key"), "NoSuchBucket"),
+    "a copy of a bucket with a NUL": (put(x_amz_copy_source="a%00b/key"), "InvalidArgument"),
+    "a copy of a key with a NUL": (put(x_amz_copy_source="bucket/a%00b"), "InvalidArgument"),
     "a copy of an old version": (put(x_amz_copy_source="bucket/key?versionId=abc"), "NotImplemented"),
 }  # fmt: skip
 
@@ -413,11 +414,8 @@ def test_what_was_changed_in_a_trailer_is_noticed_and_nothing_is_stored(
 
 
 @pytest.mark.parametrize("said", ["0", "1", str(len(BODY) - 1), str(len(BODY) + 1), "-1", "many", "9" * 30])
-@pytest.mark.parametrize("sign", [unsigned_trailer, chunk_signed])
-def test_chunks_of_another_length_than_announced_are_not_stored(
-    untouched: Door, sign: Callable[[Request, Keys], Request], said: str
-) -> None:
-    request = sign(Request(method="PUT", path=f"/{untouched.bucket}/bad", body=BODY), untouched.keys)
+def test_chunks_of_another_length_than_announced_are_not_stored(untouched: Door, said: str) -> None:
+    request = unsigned_trailer(Request(method="PUT", path=f"/{untouched.bucket}/bad", body=BODY), untouched.keys)
     payload = request.headers["x-amz-content-sha256"]
     headers = {name: value for name, value in request.headers.items() if name != "Authorization"}
     headers["x-amz-decoded-content-length"] = said
@@ -425,7 +423,7 @@ def test_chunks_of_another_length_than_announced_are_not_stored(
     answer = untouched.ask(signed(replace(request, headers=headers), untouched.keys, payload=payload))
 
     assert answer.status == 400
-    assert answer.code in {"InvalidRequest", "IncompleteBody", "InvalidArgument", "SignatureDoesNotMatch"}
+    assert answer.code in {"InvalidRequest", "IncompleteBody", "InvalidArgument"}
 
 
 def test_a_compressed_body_is_kept_as_it_is(door: Door) -> None:
@@ -537,9 +535,18 @@ def test_headers_that_claim_to_be_a_proxys_change_nothing(untouched: Door, heade
 
     assert answer.body == b"before"
     assert denied.status == 403
-    logs = (untouched.service.data_dir / "log").glob("requests-*.jsonl")
-    lines = [json.loads(line) for path in logs for line in path.read_text().splitlines()]
-    assert {line["peer"] for line in lines} <= {"127.0.0.1"}
+    logs = untouched.service.data_dir / "log"
+    peers = wait_until(
+        lambda: {
+            line["peer"]
+            for path in logs.glob("requests-*.jsonl")
+            for line in map(json.loads, path.read_text().splitlines())
+            if line["path"] == request.path
+        },
+        within_s=5,
+        what="the requests are logged",
+    )
+    assert peers == {"127.0.0.1"}
 
 
 def test_headers_that_look_like_our_own_words_are_not_taken_for_metadata(door: Door) -> None:
@@ -594,7 +601,7 @@ BAD_DOCUMENTS: Final[Mapping[str, tuple[bytes, str]]] = {
     "a thousand attributes": (
         b"<CompleteMultipartUpload " + b" ".join(b"a%d='b'" % n for n in range(1000)) + b"/>", "MalformedXML",
     ),
-    "another encoding": (named_parts((1, ETAG)).decode().encode("utf-16"), "InvalidPart"),
+    "another encoding": (named_parts((1, ETAG)).decode().encode("utf-16"), "MalformedXML"),
     "an encoding nobody knows": (b'<?xml version="1.0" encoding="nonsense"?><a/>', "MalformedXML"),
     "a part that never was": (named_parts((2, ETAG)), "InvalidPart"),
     "another ETag": (named_parts((1, ETAG)), "InvalidPart"),
@@ -685,13 +692,13 @@ def test_a_bad_list_of_keys_deletes_nothing(
 
 def test_keys_that_cannot_be_are_told_apart_from_those_that_were_deleted(door: Door, s3: S3Client) -> None:
     s3.put_object(Bucket=door.bucket, Key="there", Body=b"x")
-    body = delete("there", "k" * 1025, "")
+    body = delete("there", "k" * 1025)
 
     answer = door.ask_signed("POST", "", "delete=", body=body, Content_MD5=md5(body))
 
     assert answer.status == 200
     assert answer.body.count(b"<Deleted>") == 1
-    assert answer.body.count(b"<Error>") == 2
+    assert answer.body.count(b"<Error>") == 1
     assert keys_in(s3, door.bucket) == {}
 
 
@@ -855,7 +862,6 @@ def test_what_is_no_request_is_refused_and_the_connection_closed(service: Runnin
     assert answer.status == status, answer
     assert answer.headers["connection"] == "close"
     assert "x-injected" not in answer.headers
-    assert len(answer.headers["x-amz-request-id"]) == 16
 
 
 # Clients that wait to be asked for the body.
@@ -878,9 +884,9 @@ def test_a_client_that_waits_for_leave_is_given_it_before_the_answer(door: Door,
 
 
 def test_a_client_that_waits_for_leave_and_is_refused_is_told_that_the_connection_ends(untouched: Door) -> None:
-    # It cannot know whether its body would be taken for the next request.
+    # Otherwise some (awscli 1 among them) misread the answer to the next request on it, and wait for a minute.
     request = Request(method="PUT", path=f"/{untouched.bucket}/bad", body=BODY).with_headers(
-        Content_Length=str(len(BODY)), Expect="100-continue"
+        Content_Length=str(len(BODY)), Expect="100-continue", Connection="keep-alive"
     )
 
     answer = send_bytes(untouched.service.address, head_of(replace(request, body=b"")), method="PUT")

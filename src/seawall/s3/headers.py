@@ -95,6 +95,16 @@ def read_digests(headers: Mapping[str, str], *, payload: str, algorithm: str | N
     )
 
 
+def require_length(headers: Mapping[str, str]) -> None:
+    """Refuse a body nobody announced: taken for an empty one, it would overwrite what is there.
+
+    Raises:
+        S3Error: `MissingContentLength`.
+    """
+    if "content-length" not in headers and "transfer-encoding" not in headers:
+        raise S3Error("MissingContentLength")
+
+
 def read_announced_checksum(headers: Mapping[str, str]) -> tuple[str | None, str | None]:
     """Return the algorithm and value of the one `x-amz-checksum-…` header, if there is one.
 
@@ -227,7 +237,7 @@ def _matches(condition: str, etag: str) -> bool:
 def _read_http_date(text: str) -> datetime | None:
     try:
         moment = parsedate_to_datetime(text)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None  # A date that is none is ignored (RFC 9110, 13.1.3).
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
 
@@ -312,7 +322,7 @@ def read_copy_source(header: str) -> tuple[str, str]:
     except UnicodeDecodeError:
         text = ""
     bucket, _, key = text.partition("/")
-    if not bucket or not key:
+    if not bucket or not key or "\0" in text:
         raise S3Error(
             "InvalidArgument",
             "Copy Source must mention the source bucket and key: sourcebucket/sourcekey",

@@ -23,6 +23,7 @@ from seawall.s3.headers import (
     read_digests,
     read_range,
     read_write_condition,
+    require_length,
     version_headers,
 )
 from seawall.s3.operations import refuse_unbuilt
@@ -72,6 +73,7 @@ class ObjectVerbs:
         headers = request.headers
         check_key(request.target.key)
         refuse_unbuilt(headers)
+        require_length(headers)
         await self._check_owner(request)
         payload = read_payload(request.exchange.body, headers, request.signed)
         if payload.size_bytes > OBJECT_MAX_BYTES:

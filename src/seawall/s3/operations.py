@@ -102,13 +102,17 @@ def read_target(raw_path: str, host: str, *, domains: Collection[str]) -> Target
     """Find bucket and key in the path, or the bucket in the host name (virtual-host style).
 
     Raises:
-        S3Error: `InvalidURI` where the name is not UTF-8.
+        S3Error: `InvalidURI` where the name is not UTF-8, `InvalidBucketName` where it holds a NUL.
     """
     path = raw_path[1:]
     if domains and (bucket := _bucket_in(host, domains)):
         return Target(bucket=bucket, key=_decoded(path))
     bucket, _, key = path.partition("/")
-    return Target(bucket=_decoded(bucket), key=_decoded(key))
+    bucket = _decoded(bucket)
+    if "\0" in bucket:
+        # PostgreSQL cannot even be asked for it.
+        raise S3Error("InvalidBucketName")
+    return Target(bucket=bucket, key=_decoded(key))
 
 
 def _bucket_in(host: str, domains: Collection[str]) -> str:
@@ -133,8 +137,10 @@ def read_query(raw_query: str) -> dict[str, str]:
     """Return the query's parameters but those of a signature; of one that is repeated, the first counts.
 
     Raises:
-        S3Error: `InvalidURI` where it is not UTF-8.
+        S3Error: `InvalidURI` where it is not UTF-8, `InvalidArgument` where it holds a NUL.
     """
+    if "%00" in raw_query:
+        raise S3Error("InvalidArgument", "A parameter holds no NUL character.")
     query: dict[str, str] = {}
     for pair in raw_query.split("&"):
         # A presigned URL's own parameters are the signature's business.

@@ -22,6 +22,7 @@ from seawall.s3.headers import (
     read_digests,
     read_upload_checksum,
     read_write_condition,
+    require_length,
 )
 from seawall.s3.listing_verbs import encoding_of
 from seawall.s3.operations import refuse_unbuilt
@@ -63,6 +64,7 @@ class UploadVerbs:
     async def upload_part(self, request: S3Request) -> None:
         """Answer UploadPart."""
         refuse_unbuilt(request.headers)
+        require_length(request.headers)
         number = _part_number(request)
         upload = await self._find(request)
         payload = read_payload(request.exchange.body, request.headers, request.signed)
