@@ -335,9 +335,9 @@ def stranger(service: RunningService) -> User:
 
 
 @pytest.fixture(scope="module")
-def guarded(service: RunningService, owner: User) -> tuple[World, list[object]]:
+def guarded(service: RunningService) -> tuple[World, list[object]]:
     """A world nobody but its owner may change, and what is in it."""
-    world = new_world(service, owner.keys)
+    world = new_world(service, service.new_user().keys)
     return world, what_is_there(service, world)
 
 
@@ -361,12 +361,12 @@ def test_the_owner_may_do_everything_whatever_the_form(
 @pytest.mark.parametrize("form", FORGED)
 @pytest.mark.parametrize("verb", VERBS)
 def test_whoever_cannot_prove_who_they_are_may_do_nothing(
-    service: RunningService, owner: User, guarded: tuple[World, list[object]], verb: str, form: str
+    service: RunningService, guarded: tuple[World, list[object]], verb: str, form: str
 ) -> None:
     world, before = guarded
     sign, status, code = FORGED[form]
 
-    answer = send(service.address, sign(VERBS[verb](world), owner.keys))
+    answer = send(service.address, sign(VERBS[verb](world), world.owner))
 
     assert answer.status == status, answer
     assert answer.code == ("" if verb.startswith("Head") else code)
