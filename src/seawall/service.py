@@ -32,7 +32,7 @@ from seawall.errors import Misconfigured, NotRunning
 from seawall.objects import ObjectStore
 from seawall.objects.sweeper import Sweeper
 from seawall.s3 import S3Door
-from seawall.scaling import LocalNodes
+from seawall.scaling import LocalNodes, stop_strays
 from seawall.settings import Settings
 from seawall.telemetry.link import Link, Message, report
 from seawall.telemetry.metrics import FleetCollector, RequestMetrics, Snapshot, number, registry_of
@@ -158,6 +158,8 @@ async def running_keeper(settings: Settings) -> AsyncIterator[Keeper]:
     async with AsyncExitStack() as stack:
         prepare_data_dir(settings.data_dir)
         stack.enter_context(sole_keeper(settings.data_dir))
+        roster = settings.data_dir / "run" / "nodes.json"
+        await stop_strays(roster, drain_s=settings.drain_s)
         environment = {**os.environ, **settings.as_environment()}
         s3_listener = listening_socket(settings.host, settings.s3_port)
         stack.callback(s3_listener.close)
@@ -165,10 +167,9 @@ async def running_keeper(settings: Settings) -> AsyncIterator[Keeper]:
             settings.nodes_min(),
             environment=environment,
             descriptors=[s3_listener.fileno()],
-            roster=settings.data_dir / "run" / "nodes.json",
+            roster=roster,
             drain_s=settings.drain_s,
         )
-        await nodes.stop_strays()
 
         external = settings.external_database()
         local: LocalServer | None = None

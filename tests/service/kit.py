@@ -114,14 +114,15 @@ class RunningService:
         said_before = self.banner_path.stat().st_size if self.banner_path.exists() else 0
         self.launch()
         wait_until(lambda: self._is_up(said_before), within_s=START_S, what="the service is ready")
-        status = self.ask("status")
-        self.endpoint, self.console = status["s3"], status["console"]
+        if not self.endpoint:
+            status = self.ask("status")
+            self.endpoint, self.console = status["s3"], status["console"]
 
     def launch(self) -> subprocess.Popen[bytes]:
         """Start it, and wait for nothing."""
         with self.log_path.open("ab") as log, self.banner_path.open("ab") as banner:
             self.process = subprocess.Popen(
-                [BIN / "seawall", "up", "--s3-port", str(self._port()), "--console-port", "0"],
+                [BIN / "seawall", "up", "--s3-port", _port(self.endpoint), "--console-port", _port(self.console)],
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=banner,
@@ -299,10 +300,6 @@ class RunningService:
         assert self.process.poll() is None, f"seawall up gave up: {self.log_path.read_text()}"
         return "Seawall is ready." in self.banner_path.read_text()[said_before:]
 
-    def _port(self) -> int:
-        """Return the port it had before, so that clients find it again; any free one at first."""
-        return self.address[1] if self.endpoint else 0
-
 
 def can_connect(address: tuple[str, int]) -> bool:
     """Whether somebody accepts connections there."""
@@ -344,3 +341,8 @@ def keys_in(client: S3Client, bucket: str) -> dict[str, str]:
 def files_in(directory: Path) -> dict[str, bytes]:
     """Return the content of every file below a directory, by its path there."""
     return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def _port(url: str) -> str:
+    """Return the port a service had before, so that clients find it again; any free one at first."""
+    return str(urlsplit(url).port or 0)

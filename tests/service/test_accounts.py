@@ -11,7 +11,7 @@ from typing import Final
 
 import pytest
 from botocore.exceptions import ClientError
-from tests.service.kit import Keys, RunningService, User, keys_in, wait_until
+from tests.service.kit import Keys, RunningService, User, budgeted, keys_in, wait_until
 from tests.service.signing import (
     Request,
     Signer,
@@ -29,6 +29,7 @@ from seawall.s3.operations import OPERATIONS
 
 CONTENT = b"what the owner wrote"
 REVOKED_WITHIN_S = 1.0
+MORE_COMMANDS = [["user", "list", "--json"], ["user", "add", "ada"], ["gc"], ["migrate"]]
 
 
 # The command line.
@@ -83,7 +84,7 @@ def test_a_command_that_cannot_be_done_says_why_and_exits_with_1(
 
 @pytest.mark.parametrize(
     "words",
-    [["status"], ["user", "list", "--json"], ["user", "add", "ada"], ["gc"], ["scrub", "--json"], ["migrate"]],
+    [["status"], ["scrub", "--json"], *budgeted(short=[], usual=MORE_COMMANDS)],
     ids=" ".join,
 )
 def test_a_command_without_a_service_says_so_and_exits_with_2(tmp_path: Path, words: list[str]) -> None:

@@ -19,7 +19,7 @@ from urllib.parse import quote, quote_from_bytes, unquote
 
 import pytest
 from mypy_boto3_s3 import S3Client
-from tests.service.kit import KIB, MIB, Keys, RunningService, keys_in, wait_until
+from tests.service.kit import KIB, MIB, Keys, RunningService, budgeted, keys_in, wait_until
 from tests.service.signing import (
     Answer,
     Request,
@@ -648,7 +648,7 @@ def test_a_bad_list_of_parts_completes_nothing(door: Door, s3: S3Client, name: s
         ("partNumber=&uploadId={id}", "InvalidArgument"),
         ("partNumber=1&uploadId=", "NoSuchUpload"),
         ("partNumber=1&uploadId=nonsense", "NoSuchUpload"),
-        ("partNumber=1&uploadId=%00", "NoSuchUpload"),
+        ("partNumber=1&uploadId=%00", "InvalidArgument"),
         ("partNumber=1&uploadId=" + "0" * 32, "NoSuchUpload"),
         ("partNumber=1", "NotImplemented"),
     ],
@@ -759,6 +759,8 @@ NASTY: Final = (
 )  # fmt: skip
 """Values somebody will send one day."""
 
+NASTY_NOW: Final = budgeted(short=NASTY[::4], usual=NASTY)
+
 QUERIES: Final = (
     "prefix", "delimiter", "marker", "max-keys", "encoding-type", "start-after", "continuation-token", "fetch-owner",
     "key-marker", "upload-id-marker", "max-uploads", "max-parts", "part-number-marker", "partNumber", "versionId",
@@ -781,7 +783,7 @@ HEADERS: Final = (
 
 @pytest.mark.parametrize("query", ["", "list-type=2&", "uploads=&", "location=&"])
 def test_no_value_in_the_query_of_a_list_is_our_fault(untouched: Door, query: str) -> None:
-    for name, value in product(QUERIES, [*NASTY, "\0", "a\0b"]):
+    for name, value in product(QUERIES, [*NASTY_NOW, "\0", "a\0b"]):
         untouched.ask_signed("GET", "", f"{query}{name}={quote(value, safe='')}")
     for name in QUERIES:
         untouched.ask_signed("GET", "", f"{query}{name}={quote_from_bytes(bytes([0xFF, 0xC0]))}")
@@ -789,7 +791,7 @@ def test_no_value_in_the_query_of_a_list_is_our_fault(untouched: Door, query: st
 
 
 def test_no_value_in_the_query_of_an_object_is_our_fault(untouched: Door) -> None:
-    for name, value in product(QUERIES, [*NASTY, "\0", "a\r\nX-Injected: yes"]):
+    for name, value in product(QUERIES, [*NASTY_NOW, "\0", "a\r\nX-Injected: yes"]):
         answer = untouched.ask_signed("GET", "there", f"{name}={quote(value, safe='')}")
 
         assert "x-injected" not in answer.headers
@@ -807,7 +809,7 @@ def test_no_value_in_the_query_of_an_object_is_our_fault(untouched: Door) -> Non
     ],
 )
 def test_no_header_is_our_fault(untouched: Door, method: str, key: str, query: str) -> None:
-    for name, value in product(HEADERS, NASTY):
+    for name, value in product(HEADERS, NASTY_NOW):
         sent = value.encode().decode("latin-1") if value.strip("\x7f") else "x"
         request = Request(method=method, path=f"/{untouched.bucket}/{key}".rstrip("/"), query=query)
         untouched.ask(signed(replace(request, headers={name: sent}), untouched.keys))
@@ -818,7 +820,7 @@ def test_no_header_is_our_fault(untouched: Door, method: str, key: str, query: s
 )
 def test_no_header_of_a_write_is_our_fault(door: Door, s3: S3Client, method: str, query: str) -> None:
     upload = s3.create_multipart_upload(Bucket=door.bucket, Key="key")["UploadId"]
-    for name, value in product(HEADERS, NASTY):
+    for name, value in product(HEADERS, NASTY_NOW):
         sent = value.encode().decode("latin-1") if value.strip("\x7f") else "x"
         request = Request(method=method, path=f"/{door.bucket}/key", query=query.format(id=upload), body=b"x")
         door.ask(signed(replace(request, headers={name: sent}), door.keys))

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import pytest
 from boto3.s3.transfer import TransferConfig
 from mypy_boto3_s3 import S3Client
+from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 from tests.service.kit import BIN, KIB, MIB, RunningService, budgeted, clean_environment, files_in, need, pattern
 
 LARGE_BYTES = budgeted(short=40 * MIB, usual=200 * MIB) + 12_345
@@ -250,21 +251,13 @@ def test_an_upload_in_parts_is_listed_until_it_is_completed_or_aborted(s3: S3Cli
     upload = s3.create_multipart_upload(Bucket=bucket, Key="key")["UploadId"]
     other = s3.create_multipart_upload(Bucket=bucket, Key="other")["UploadId"]
 
-    parts = [
-        {
-            "PartNumber": number,
-            "ETag": s3.upload_part(Bucket=bucket, Key="key", UploadId=upload, PartNumber=number, Body=body)["ETag"],
-        }
-        for number, body in ((2, second), (1, first))
-    ]
+    parts: list[CompletedPartTypeDef] = []
+    for number, body in ((2, second), (1, first)):
+        part = s3.upload_part(Bucket=bucket, Key="key", UploadId=upload, PartNumber=number, Body=body)
+        parts.insert(0, {"PartNumber": number, "ETag": part["ETag"]})
     before = s3.list_multipart_uploads(Bucket=bucket)
     listed = s3.list_parts(Bucket=bucket, Key="key", UploadId=upload)
-    s3.complete_multipart_upload(
-        Bucket=bucket,
-        Key="key",
-        UploadId=upload,
-        MultipartUpload={"Parts": [parts[1], parts[0]]},  # type: ignore[typeddict-item]
-    )
+    s3.complete_multipart_upload(Bucket=bucket, Key="key", UploadId=upload, MultipartUpload={"Parts": parts})
     s3.abort_multipart_upload(Bucket=bucket, Key="other", UploadId=other)
 
     assert {item["UploadId"] for item in before["Uploads"]} == {upload, other}

@@ -65,7 +65,6 @@ class Body:
         "_pieces",
         "_say_continue",
         "_stop_receiving",
-        "forgone",
         "length",
         "paused",
         "received",
@@ -84,7 +83,6 @@ class Body:
         self.received = 0
         self.paused = False
         self._memory = memory
-        self.forgone = False
         self._say_continue = say_continue
         self._stop_receiving = stop_receiving
         self._go_on_receiving = go_on_receiving
@@ -147,12 +145,6 @@ class Body:
             self._failure = failure
             self._wake()
 
-    def forgo(self) -> None:
-        """Note that a client that waits to be asked was answered instead, so that nothing will come."""
-        self.forgone = True
-        self._chunks = None
-        self.length = 0
-
     def release(self) -> None:
         """Drop what nobody consumed, and what comes from now on: the exchange is over."""
         self._discarded = True
@@ -208,11 +200,12 @@ class Body:
     # Inside.
 
     def _begin(self) -> None:
-        if self._begun or self.forgone:
-            raise RuntimeError("a body is read once, and before the answer")
+        if self._begun:
+            raise RuntimeError("a body is read once")
         withheld = self.withheld
         self._begun = True
-        if withheld and self._say_continue is not None and not self.is_complete():
+        # Also for an empty body: clients take an answer without leave for the last on the connection.
+        if withheld and self._say_continue is not None:
             self._say_continue()
 
     def _take(self) -> list[memoryview]:

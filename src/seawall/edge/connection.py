@@ -29,9 +29,6 @@ HEAD_MAX_BYTES = 16 * 1024
 AHEAD_MAX_BYTES = 32 * 1024
 # A body nobody wants is read to its end up to this size, so that the connection lives on.
 DISCARD_MAX_BYTES = 64 * 1024
-# A client that waits for `100 Continue` sends its body unasked after a second (curl, botocore, Go). Answered
-# before that, it will not; answered about then, nobody knows whether what comes next is a body or a request.
-EXPECT_PATIENCE_S = 0.75
 # After the last response the client's unread bytes are taken for a while: closing at once would
 # reset the connection and take the response with it (RFC 9112, 9.6).
 LINGER_S = 2.0
@@ -392,12 +389,10 @@ class Connection(asyncio.BufferedProtocol):
     def _decide_about_body(self, exchange: Exchange) -> None:
         """Decide what becomes of a body that is not here as the answer goes out."""
         body = exchange.body
-        if body.withheld and not self._half_closed and monotonic_s() - exchange.started_s < EXPECT_PATIENCE_S:
-            body.forgo()
-            self._receiving = None
-        elif (
-            body.withheld or self._half_closed or body.length is None or body.length - body.received > DISCARD_MAX_BYTES
-        ):
+        left = None if body.length is None else body.length - body.received
+        # A client that waits for leave may send its body all the same, and botocore reads the answer to its next
+        # request wrong on a connection on which it was refused leave: such a connection ends.
+        if body.withheld or self._half_closed or left is None or left > DISCARD_MAX_BYTES:
             exchange.close_after = True
 
     def _act_on_silence(self, now_s: float) -> None:

@@ -3,6 +3,6 @@
 Nodes are processes of their own; this package starts and stops them and knows nothing of what they do.
 """
 
-from seawall.scaling.local_nodes import LocalNodes
+from seawall.scaling.local_nodes import LocalNodes, stop_strays
 
-__all__ = ["LocalNodes"]
+__all__ = ["LocalNodes", "stop_strays"]

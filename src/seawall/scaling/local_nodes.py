@@ -64,21 +64,6 @@ class LocalNodes:
         """The process id of each node that runs, by its name."""
         return {name: process.pid for name, process in self._running.items()}
 
-    async def stop_strays(self) -> None:
-        """Drain nodes that a dead keeper left behind."""
-        strays = [pid for pid in self._read_roster() if _is_node(pid)]
-        for pid in strays:
-            log.info("node.stray_stopped", extra={"pid": pid})
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
-        deadline_s = monotonic_s() + self._drain_s + KILL_GRACE_S
-        while any(_is_node(pid) for pid in strays):
-            if monotonic_s() > deadline_s:
-                for pid in filter(_is_node, strays):
-                    os.kill(pid, signal.SIGKILL)
-                deadline_s = float("inf")
-            await asyncio.sleep(POLL_INTERVAL_S)
-
     async def keep(self, name: str) -> None:
         """Keep one node running, until cancelled."""
         pause_s = PAUSE_FIRST_S
@@ -125,17 +110,32 @@ class LocalNodes:
         log.info("node.started", extra={"node": name, "pid": process.pid})
         return process
 
-    def _read_roster(self) -> list[int]:
-        try:
-            return [int(pid) for pid in json.loads(self._roster.read_text())]
-        except (OSError, ValueError):
-            return []
-
     def _write_roster(self) -> None:
         self._roster.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         draft = self._roster.with_suffix(".new")
         draft.write_text(json.dumps([process.pid for process in self._running.values()]))
         draft.rename(self._roster)
+
+
+async def stop_strays(roster: Path, *, drain_s: float) -> None:
+    """Drain the nodes that a dead keeper left behind: they hold its listening sockets."""
+    try:
+        listed = roster.read_text()  # noqa: ASYNC240 - once, before anything is served
+        strays = [pid for pid in map(int, json.loads(listed)) if _is_node(pid)]
+    except (OSError, ValueError):
+        return
+    for pid in strays:
+        log.info("node.stray_stopped", extra={"pid": pid})
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    deadline_s = monotonic_s() + drain_s + KILL_GRACE_S
+    while any(_is_node(pid) for pid in strays):
+        if monotonic_s() > deadline_s:
+            for pid in filter(_is_node, strays):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            deadline_s = float("inf")
+        await asyncio.sleep(POLL_INTERVAL_S)
 
 
 async def _exit_of(process: subprocess.Popen[bytes]) -> int:
