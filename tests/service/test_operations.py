@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -58,27 +59,79 @@ def can_write(client: S3Client, bucket: str) -> Callable[[], bool]:
 # Started and stopped.
 
 
-def test_after_ctrl_c_and_a_new_start_everything_is_there(start_service: StartService) -> None:
-    service = start_service()
-    user = service.new_user()
-    bucket = service.new_bucket(user.keys)
-    client = service.s3(user.keys)
-    fill(client, bucket)
-    upload = client.create_multipart_upload(Bucket=bucket, Key="later")["UploadId"]
-    etag = client.upload_part(Bucket=bucket, Key="later", UploadId=upload, PartNumber=1, Body=b"part")["ETag"]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restarted:
+    """A service that was stopped by Ctrl-C and started again, and what was seen on the way."""
 
-    code = service.stop()
-    left = [pid for pid in [*service.node_pids(), *service.postgres_pids()] if is_alive(pid)]
-    service.start()
+    service: RunningService
+    root: Keys
+    bucket: str
+    exit_code: int
+    left_running: list[int]
+    banners: tuple[str, str]
+
+
+@pytest.fixture(scope="module")
+def restarted(open_directory: Callable[[], Path]) -> Iterator[Restarted]:
+    made_up = {"SEAWALL_ROOT_ACCESS_KEY": "", "SEAWALL_ROOT_SECRET_KEY": ""}
+    service = RunningService(data_dir=open_directory() / "data", home=open_directory(), settings=made_up)
+    try:
+        service.start()
+        kept = dict(line.split(" = ") for line in (service.data_dir / "root-credentials").read_text().splitlines())
+        service.root = Keys(access_key=kept["access_key"], secret_key=kept["secret_key"])
+        bucket = service.new_bucket()
+        fill(service.s3(), bucket)
+        upload = service.s3().create_multipart_upload(Bucket=bucket, Key="later")["UploadId"]
+        service.s3().upload_part(Bucket=bucket, Key="later", UploadId=upload, PartNumber=1, Body=b"part")
+        processes = [*service.node_pids(), *service.postgres_pids()]
+        exit_code = service.stop()
+        left_running = [pid for pid in processes if is_alive(pid)]
+        banner = service.banner_path.read_text()
+        service.start()
+        yield Restarted(
+            service=service,
+            root=service.root,
+            bucket=bucket,
+            exit_code=exit_code,
+            left_running=left_running,
+            banners=(banner, service.banner_path.read_text().removeprefix(banner)),
+        )
+        assert service.stop() == 0
+        assert service.troubles() == []
+    finally:
+        service.close()
+
+
+def test_ctrl_c_ends_every_process_in_order(restarted: Restarted) -> None:
+    assert restarted.exit_code == 0
+    assert restarted.left_running == []
+
+
+def test_after_a_new_start_everything_is_there(restarted: Restarted) -> None:
+    client = restarted.service.s3()
+    (upload,) = client.list_multipart_uploads(Bucket=restarted.bucket)["Uploads"]
+    (part,) = client.list_parts(Bucket=restarted.bucket, Key="later", UploadId=upload["UploadId"])["Parts"]
+
     client.complete_multipart_upload(
-        Bucket=bucket, Key="later", UploadId=upload, MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": etag}]}
+        Bucket=restarted.bucket,
+        Key="later",
+        UploadId=upload["UploadId"],
+        MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]},
     )
 
-    assert code == 0
-    assert left == []
-    assert contents(client, bucket) == {**BODIES, "later": b"part"}
-    assert service.stop() == 0
-    assert service.troubles() == []
+    assert contents(client, restarted.bucket) == {**BODIES, "later": b"part"}
+
+
+def test_the_roots_keys_are_made_up_shown_once_and_kept_for_root_alone(restarted: Restarted) -> None:
+    root, (first, second) = restarted.root, restarted.banners
+
+    assert (restarted.service.data_dir / "root-credentials").stat().st_mode & 0o777 == 0o600
+    assert root.access_key in first
+    assert root.secret_key in first
+    assert "Seawall is ready." in second
+    assert root.secret_key not in second
+    assert root.secret_key not in restarted.service.log_path.read_text()
+    assert restarted.service.s3().list_buckets()["Owner"]["DisplayName"] == "root"
 
 
 def test_a_second_service_on_the_same_directory_is_refused_in_a_sentence(service: RunningService) -> None:
@@ -96,8 +149,8 @@ def test_a_second_service_on_the_same_directory_is_refused_in_a_sentence(service
     [
         ("SEAWALL_NODES", "many", "The settings cannot be used: nodes: "),
         ("SEAWALL_HEALTH_PORT", "70000", "The settings cannot be used: health_port: "),
-        ("SEAWALL_ROOT_SECRET_KEY", "short", "The settings cannot be used: root_secret_key: "),
-        ("SEAWALL_DATABASE_URL", "mysql://root:hunter2hunter2@db/x", "SEAWALL_DATABASE_URL starts with postgresql://"),
+        ("SEAWALL_ROOT_SECRET_KEY", "hunter2", "The settings cannot be used: root_secret_key: "),
+        ("SEAWALL_DATABASE_URL", "mysql://root:hunter2@db/x", "SEAWALL_DATABASE_URL starts with postgresql://"),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_refused_in_a_sentence(
@@ -110,7 +163,6 @@ def test_a_setting_that_makes_no_sense_is_refused_in_a_sentence(
     assert done.stderr.startswith(f"seawall: {sentence}")
     assert done.stderr.count("\n") == 1
     assert "hunter2" not in done.stderr
-    assert value != "short" or "short" not in done.stderr.removeprefix(sentence)
 
 
 def test_a_variable_that_looks_like_a_setting_and_is_none_is_warned_of(service: RunningService) -> None:
@@ -129,26 +181,6 @@ def test_a_port_that_is_taken_is_refused_in_a_sentence(service: RunningService, 
     assert done.stderr == f"seawall: Cannot listen on 127.0.0.1:{port}: Address already in use.\n"
 
 
-def test_the_roots_keys_are_made_up_shown_once_and_kept_for_root_alone(start_service: StartService) -> None:
-    service = start_service(SEAWALL_ROOT_ACCESS_KEY="", SEAWALL_ROOT_SECRET_KEY="")
-    kept = service.data_dir / "root-credentials"
-
-    pairs = dict(line.split(" = ") for line in kept.read_text().splitlines())
-    keys = Keys(access_key=pairs["access_key"], secret_key=pairs["secret_key"])
-    shown = service.banner_path.read_text()
-    service.stop()
-    service.start()
-    shown_again = service.banner_path.read_text().removeprefix(shown)
-
-    assert kept.stat().st_mode & 0o777 == 0o600
-    assert keys.access_key in shown
-    assert keys.secret_key in shown
-    assert "Seawall is ready." in shown_again
-    assert keys.secret_key not in shown_again
-    assert keys.secret_key not in service.log_path.read_text()
-    assert service.s3(keys).list_buckets()["Owner"]["DisplayName"] == "root"
-
-
 def test_no_log_holds_a_secret(service: RunningService) -> None:
     user = service.new_user()
     bucket = service.new_bucket(user.keys)
@@ -158,20 +190,24 @@ def test_no_log_holds_a_secret(service: RunningService) -> None:
     for request in (link, header, presigned(read, Keys(access_key="A", secret_key="B")), link.with_headers(Range="x")):
         send(service.address, request)
     passwords = re.findall(r'"([^"]{16,})"', (service.data_dir / "local_server.secrets").read_text())
-    logs = [path for path in (service.data_dir / "log").rglob("*") if path.is_file()]
 
-    said = wait_until(
-        lambda: (text := b"".join(path.read_bytes() for path in logs)) if read.path.encode() in text else b"",
-        within_s=5,
-        what="the requests are logged",
-    )
-    said += service.log_path.read_bytes()
+    wait_until(lambda: read.path.encode() in logged(service), within_s=5, what="the requests are logged")
+    said = logged(service) + service.log_path.read_bytes()
 
     assert len(passwords) == 2
     secrets = [user.keys.secret_key, service.root.secret_key, *passwords]
     secrets += [link.query[-64:], header.headers["Authorization"][-64:]]
     assert [secret for secret in secrets if secret.encode() in said] == []
-    assert {path.name for path in logs if path.stat().st_mode & 0o077} == set()
+    assert {path.name for path in logs_of(service) if path.stat().st_mode & 0o077} == set()
+
+
+def logs_of(service: RunningService) -> list[Path]:
+    return [path for path in (service.data_dir / "log").rglob("*") if path.is_file()]
+
+
+def logged(service: RunningService) -> bytes:
+    """Return what stands in all logs on the disk."""
+    return b"".join(path.read_bytes() for path in logs_of(service))
 
 
 def test_a_database_of_ones_own_is_used_instead(start_service: StartService, database_endpoint: Endpoint) -> None:
