@@ -140,12 +140,23 @@ def measure(endpoints: list[Endpoint], cells: list[Cell], *, runs: int, seconds:
         outcomes: dict[str, list[Outcome]] = {name: [] for name in ready}
         for number in range(runs):
             for name, run in ready.items():
-                outcomes[name].append(run(number, seconds))
+                outcomes[name].append(_tried(name, run, number, seconds))
         table[cell.name] = {name: _median(found) for name, found in outcomes.items()}
         for name, outcome in table[cell.name].items():
             spread = " ".join(f"{one.per_s:,.0f}" for one in outcomes[name])
             print(f"{cell.name:<22} {name:<12} {outcome.per_s:>10,.1f}/s  ({spread})", flush=True)
     return table
+
+
+def _tried(name: str, run: Callable[[int, int], Outcome], number: int, seconds: int) -> Outcome:
+    """Run once. Another's failure is a result; ours is a bug."""
+    try:
+        return run(number, seconds)
+    except (RuntimeError, OSError) as error:
+        if name == "seawall":
+            raise
+        print(f"failed: {error}", flush=True)
+        return Outcome(per_s=0.0, p50_ms=0.0, p99_ms=0.0, failed=1, cpu_us=0.0, peak_mib=0.0)
 
 
 def _median(outcomes: list[Outcome]) -> Outcome:
@@ -182,8 +193,8 @@ def page(table: dict[str, dict[str, Outcome]], *, command: str, runs: int, secon
             outcome = outcomes[name]
             row += f" {_number(outcome.per_s)}{f' ({outcome.failed} failed)' if outcome.failed else ''} |"
         if others:
-            best = max(outcomes[name].per_s for name in others if not outcomes[name].failed)
-            row += f" {ours.per_s / best:.2f} × |"
+            best = max(outcomes[name].per_s for name in others)
+            row += f" {ours.per_s / best:.2f} × |" if best else " – |"
         lines.append(row)
     return "\n".join([*lines, ""])
 
