@@ -109,7 +109,9 @@ async def test_100_continue_is_said_when_the_body_is_asked_for_and_not_before() 
     assert response.body == b"hello"
 
 
-@pytest.mark.parametrize("length", ["Content-Length: 5", "Content-Length: 1000000000", "Transfer-Encoding: chunked"])
+@pytest.mark.parametrize(
+    "length", ["Content-Length: 0", "Content-Length: 5", "Content-Length: 1000000000", "Transfer-Encoding: chunked"]
+)
 async def test_refused_before_it_sent_its_body_an_expecting_client_is_told_that_the_connection_ends(
     length: str,
 ) -> None:

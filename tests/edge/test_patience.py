@@ -14,7 +14,9 @@ from seawall.edge import Exchange
 from seawall.errors import IncompleteBody
 
 SOON_S = 0.08
-"""How patient the server is in these tests; whoever may be slow is slow for several times as long."""
+"""How patient the server is with whoever is too slow, by several times as much."""
+LATER_S = 0.4
+"""How patient it is with whoever is just fast enough, also on a busy machine."""
 
 
 @pytest.fixture
@@ -88,10 +90,10 @@ async def test_a_head_has_to_come_in_time_however_it_drips(*, slowly: bool) -> N
 
 
 async def test_the_second_head_has_its_own_time() -> None:
-    async with serving(hello, head_s=SOON_S) as served, served.connect() as client:
+    async with serving(hello, head_s=LATER_S) as served, served.connect() as client:
         for _ in range(3):
             await client.send(b"GET / HTTP/1.1\r\n")
-            await asyncio.sleep(SOON_S / 2)
+            await asyncio.sleep(LATER_S / 2)
             assert (await client.ask(b"Host: test\r\n\r\n")).status == 200
 
 
@@ -118,14 +120,14 @@ async def test_a_body_that_drips_below_the_least_rate_has_stopped_coming() -> No
 
 
 async def test_a_body_above_the_least_rate_may_take_its_time() -> None:
-    settings = {"stall_s": SOON_S, "rate_min_bytes_per_s": 20.0}
+    settings = {"stall_s": LATER_S, "rate_min_bytes_per_s": 20.0}
 
     async with serving(waits_for_its_body, **settings) as served, served.connect() as client:
-        await client.send(request("/", "Content-Length: 40", method="PUT"))
-        await drip(client, b"h" * 40)
+        await client.send(request("/", "Content-Length: 80", method="PUT"))
+        await drip(client, b"h" * 80)
         response = await client.response()
 
-    assert (response.status, response.body) == (200, b"h" * 40)
+    assert (response.status, response.body) == (200, b"h" * 80)
 
 
 async def test_the_client_is_not_blamed_while_it_waits_to_be_asked() -> None:
@@ -216,7 +218,7 @@ async def test_a_client_that_reads_above_the_least_rate_is_waited_for_although_n
     way: str, file: Path
 ) -> None:
     # The kernel says that a socket is writable when a third of its buffer is free: for this client, after seconds.
-    settings = {"stall_s": SOON_S, "rate_min_bytes_per_s": 10_000.0}
+    settings = {"stall_s": LATER_S, "rate_min_bytes_per_s": 10_000.0}
 
     async def sends(exchange: Exchange) -> None:
         if way == "send_file":
@@ -292,13 +294,13 @@ async def test_a_handler_that_never_answers_is_cancelled_in_the_end(caplog: pyte
 async def test_a_handler_that_goes_on_may_take_its_time(file: Path) -> None:
     async def goes_on(exchange: Exchange) -> None:
         async for _ in exchange.body.batches():
-            await asyncio.sleep(SOON_S / 4)
+            await asyncio.sleep(LATER_S / 10)
         await exchange.start(200, [], content_length=60)
         for _ in range(6):
-            await asyncio.sleep(SOON_S / 2)
+            await asyncio.sleep(LATER_S / 4)
             await exchange.write(b"hellohello")
 
-    async with serving(goes_on, answer_s=SOON_S) as served, served.connect() as client:
+    async with serving(goes_on, answer_s=LATER_S) as served, served.connect() as client:
         response = await client.ask(request("/", method="PUT", body=bytes(8 * MIB)))
 
     assert response.body == b"hello" * 12
@@ -330,7 +332,6 @@ async def test_a_client_that_never_closes_is_left_shortly_after_its_last_answer(
         await asyncio.sleep(0.01)
         assert len((await client.response()).body) == size
         assert await client.rest() == b""
-        assert served.server.connections == 1
         await eventually(lambda: served.server.connections == 0)
 
 

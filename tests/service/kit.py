@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -299,15 +298,6 @@ class RunningService:
         assert self.process is not None
         assert self.process.poll() is None, f"seawall up gave up: {self.log_path.read_text()}"
         return "Seawall is ready." in self.banner_path.read_text()[said_before:]
-
-
-def can_connect(address: tuple[str, int]) -> bool:
-    """Whether somebody accepts connections there."""
-    try:
-        socket.create_connection(address, timeout=5).close()
-    except OSError:
-        return False
-    return True
 
 
 def is_alive(pid: int) -> bool:

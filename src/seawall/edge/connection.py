@@ -221,7 +221,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def will_close(self, exchange: Exchange) -> bool:
         """Decide whether this is the last response on the connection, and remember it."""
-        if self._receiving is not None:
+        if self._receiving is not None or (exchange.head.expects_continue and exchange.body.withheld):
             self._decide_about_body(exchange)
         if self._server.draining:
             exchange.close_after = True
