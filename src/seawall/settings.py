@@ -79,6 +79,7 @@ class Settings(BaseSettings):
     head_s: float = Field(10.0, gt=0, description="How long the head of a request may take to arrive.")
     stall_s: float = Field(30.0, gt=0, description="How long a body may make no progress, in either direction.")
     rate_min_bytes_per_s: float = Field(1024.0, gt=0, description="The least rate of a body, after `stall_s`.")
+    answer_s: float = Field(600.0, gt=0, description="How long the service may take to begin or go on with an answer.")
     drain_s: float = Field(30.0, ge=0, description="How long requests under way may take to end when a node stops.")
     body_memory_bytes: int = Field(
         96 * MIB, ge=MIB, description="Bytes of request bodies a node holds before it makes clients wait."
@@ -151,6 +152,7 @@ class Settings(BaseSettings):
             rate_min_bytes_per_s=self.rate_min_bytes_per_s,
             connections_max=self.connections_max,
             body_memory_bytes=self.body_memory_bytes,
+            answer_s=self.answer_s,
             drain_s=self.drain_s,
         )
 
