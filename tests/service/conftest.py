@@ -19,6 +19,8 @@ def service(open_directory: Callable[[], Path]) -> Iterator[RunningService]:
     running = RunningService(data_dir=open_directory() / "data", home=open_directory(), settings=settings)
     try:
         running.start()
+        status = running.ask("status")
+        assert (status["s3"], status["console"]) == (running.endpoint, running.console)
         yield running
         assert running.stop() == 0
         assert running.troubles() == []

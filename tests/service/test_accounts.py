@@ -131,18 +131,17 @@ def test_a_removed_account_cannot_sign_in_a_second_later(service: RunningService
     assert user.name not in {account["name"] for account in service.ask("user", "list")}
 
 
-def test_an_account_that_owns_buckets_is_not_removed(service: RunningService) -> None:
-    user = service.new_user()
-    bucket = service.new_bucket(user.keys)
+def test_an_account_that_owns_buckets_is_not_removed(service: RunningService, owner: User) -> None:
+    bucket = service.new_bucket(owner.keys)
 
-    done = service.command("user", "remove", user.name, expect=1)
+    done = service.command("user", "remove", owner.name, expect=1)
 
-    assert done.stderr == f"seawall: {user.name} still owns buckets: delete them first.\n"
-    service.s3(user.keys).head_bucket(Bucket=bucket)
+    assert done.stderr == f"seawall: {owner.name} still owns buckets: delete them first.\n"
+    service.s3(owner.keys).head_bucket(Bucket=bucket)
 
 
-def test_an_administrator_may_use_the_buckets_of_others(service: RunningService) -> None:
-    owner, administrator = service.new_user(), service.new_user("--admin")
+def test_an_administrator_may_use_the_buckets_of_others(service: RunningService, owner: User) -> None:
+    administrator = service.new_user("--admin")
     bucket = service.new_bucket(owner.keys)
 
     service.s3(administrator.keys).put_object(Bucket=bucket, Key="key", Body=CONTENT)
@@ -331,11 +330,6 @@ def owner(service: RunningService) -> User:
 
 
 @pytest.fixture(scope="module")
-def stranger(service: RunningService) -> User:
-    return service.new_user()
-
-
-@pytest.fixture(scope="module")
 def guarded(service: RunningService) -> tuple[World, list[object]]:
     """A world nobody but its owner may change, and what is in it."""
     world = new_world(service, service.new_user().keys)
@@ -378,11 +372,11 @@ def test_whoever_cannot_prove_who_they_are_may_do_nothing(
 @pytest.mark.parametrize("form", HONEST)
 @pytest.mark.parametrize("verb", sorted({*VERBS} - {"CreateBucket", "ListBuckets"}))
 def test_another_account_may_do_nothing(
-    service: RunningService, stranger: User, guarded: tuple[World, list[object]], verb: str, form: str
+    service: RunningService, owner: User, guarded: tuple[World, list[object]], verb: str, form: str
 ) -> None:
     world, before = guarded
 
-    answer = send(service.address, HONEST[form](VERBS[verb](world), stranger.keys))
+    answer = send(service.address, HONEST[form](VERBS[verb](world), owner.keys))
 
     assert answer.status == 403, answer
     assert answer.code == ("" if verb.startswith("Head") else "AccessDenied")
@@ -392,12 +386,12 @@ def test_another_account_may_do_nothing(
 
 @pytest.mark.parametrize("form", HONEST)
 def test_another_account_sees_no_bucket_and_cannot_take_its_name(
-    service: RunningService, stranger: User, guarded: tuple[World, list[object]], form: str
+    service: RunningService, owner: User, guarded: tuple[World, list[object]], form: str
 ) -> None:
     world, before = guarded
 
-    listed = send(service.address, HONEST[form](READS["ListBuckets"](world), stranger.keys))
-    made = send(service.address, HONEST[form](Request(method="PUT", path=f"/{world.bucket}"), stranger.keys))
+    listed = send(service.address, HONEST[form](READS["ListBuckets"](world), owner.keys))
+    made = send(service.address, HONEST[form](Request(method="PUT", path=f"/{world.bucket}"), owner.keys))
 
     assert listed.status == 200
     assert world.bucket.encode() + b"<" not in listed.body
@@ -408,13 +402,13 @@ def test_another_account_sees_no_bucket_and_cannot_take_its_name(
 @pytest.mark.parametrize("form", HONEST)
 @pytest.mark.parametrize("verb", ["CopyObject", "UploadPartCopy"])
 def test_another_account_cannot_copy_out_what_it_may_not_read(
-    service: RunningService, stranger: User, guarded: tuple[World, list[object]], verb: str, form: str
+    service: RunningService, owner: User, guarded: tuple[World, list[object]], verb: str, form: str
 ) -> None:
     world, _ = guarded
-    own = new_world(service, stranger.keys)
+    own = new_world(service, owner.keys)
     copy = VERBS[verb](own).with_headers(x_amz_copy_source=f"/{world.bucket}/key")
 
-    answer = send(service.address, HONEST[form](copy, stranger.keys))
+    answer = send(service.address, HONEST[form](copy, owner.keys))
 
     assert (answer.status, answer.code) == (403, "AccessDenied")
-    assert "copy" not in keys_in(service.s3(stranger.keys), own.bucket)
+    assert "copy" not in keys_in(service.s3(owner.keys), own.bucket)
