@@ -33,7 +33,7 @@ async def test_a_later_record_costs_one_write_and_one_fdatasync(store: DiskBlobS
 
 
 async def test_a_file_is_durable_then_named_then_its_name_is_durable(store: DiskBlobStore, calls: SystemCalls) -> None:
-    await stored(store, b"first")
+    await stored(store, b"first" * 1000)
     directory = f"files/{store.incarnation}-000000"
 
     assert calls.made == [

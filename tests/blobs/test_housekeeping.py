@@ -2,6 +2,7 @@ import asyncio
 import os
 import subprocess
 import sys
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -132,7 +133,7 @@ async def test_a_segment_may_be_removed_while_others_read_it(store: DiskBlobStor
 
     async def read_all() -> None:
         nonlocal answers
-        for n, location in enumerate(locations):
+        for n, location in cycle(enumerate(locations)):
             assert await store.read(location, 6) == b"%06d" % n
             answers += 1
             await asyncio.sleep(0)

@@ -1,8 +1,12 @@
 import asyncio
+import errno
+import fcntl
 import os
 import random
 from itertools import pairwise
+from mmap import mmap
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from awscrt.checksums import crc64nvme
@@ -11,6 +15,7 @@ from hypothesis import strategies as st
 from tests.blobs.kit import stored, written
 
 from seawall.blobs import FRAME_BYTES, BlobSettings, DiskBlobStore, Location
+from seawall.blobs.disk import takes_direct_writes
 
 KIB = 1024
 SHARES_A_STORE = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -211,19 +216,56 @@ async def test_more_pieces_than_one_call_may_take_are_written_in_order(store: Di
         assert [bytes(chunk) async for chunk in reader.chunks(0, 12_000)] == [b"".join(pieces)]
 
 
-async def test_writing_out_begins_before_a_large_file_is_finished(
+@pytest.mark.parametrize("place", ["on a disk", "in memory"])
+async def test_pieces_of_any_size_become_one_file_wherever_it_lies(
+    tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if place == "in memory":
+        monkeypatch.setattr("seawall.blobs.files.takes_direct_writes", lambda *_: False)
+    sizes = random.Random(5).choices([0, 1, 4095, 4096, 4097, 100_000, FRAME_BYTES, 3 * FRAME_BYTES + 7], k=24)
+    pieces = [random.Random(number).randbytes(size) for number, size in enumerate(sizes)]
+    data = b"".join(pieces)
+
+    async with DiskBlobStore(BlobSettings(root=tmp_path / "blobs", reserve_bytes=0)) as store:
+        async with store.new_file() as writer:
+            for first in range(0, len(pieces), 3):
+                await written(store, writer, *pieces[first : first + 3])
+            location = await writer.commit()
+
+        await store.scrub(location, len(data))
+        with store.open(location, len(data)) as reader:
+            assert b"".join([bytes(chunk) async for chunk in reader.chunks(0, len(data))]) == data
+
+
+async def test_a_large_blob_goes_past_the_page_cache_where_the_disk_allows_it(
     store: DiskBlobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun: list[tuple[int, int]] = []
-    monkeypatch.setattr(
-        "seawall.blobs.file_writer.start_writeback", lambda _, offset, size: begun.append((offset, size))
-    )
+    written_directly: list[tuple[bool, int]] = []
+    real_pwritev = os.pwritev
 
-    async with store.new_file() as writer:
-        for _ in range(20):
-            await written(store, writer, bytes(FRAME_BYTES))
+    def watched(fd: int, buffers: list[bytes], offset: int) -> int:
+        count = real_pwritev(fd, buffers, offset)
+        written_directly.append((bool(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT), count))
+        return count
 
-    assert begun == [(0, 8 * FRAME_BYTES), (8 * FRAME_BYTES, 8 * FRAME_BYTES)]
+    monkeypatch.setattr(os, "pwritev", watched)
+    # What the disk of this machine allows, found out as the store does.
+    expected = takes_direct_writes(store.settings.root / "incoming" / "probe", memoryview(mmap(-1, 4096)))
+    written_directly.clear()
+    await stored(store, bytes(2 * FRAME_BYTES + 5000))
+
+    assert [directly for directly, _ in written_directly] == [expected, expected, expected, False]
+    assert [count for _, count in written_directly[:3]] == [FRAME_BYTES, FRAME_BYTES, 4096]
+    assert list((store.settings.root / "incoming").iterdir()) == []
+
+
+def test_a_disk_without_direct_writes_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unaligned = memoryview(mmap(-1, 8192))[1:4097]
+
+    assert not takes_direct_writes(tmp_path / "probe", unaligned)
+    monkeypatch.setattr("os.pwritev", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
+    assert not takes_direct_writes(tmp_path / "probe", memoryview(mmap(-1, 4096)))
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_a_frame_or_span_that_does_not_exist_is_a_mistake(store: DiskBlobStore) -> None:

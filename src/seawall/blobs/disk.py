@@ -4,7 +4,6 @@ Everything here is small and synchronous. A write that failed is never tried aga
 fdatasync the kernel may call pages clean that never reached the disk, so a second one proves nothing.
 """
 
-import ctypes
 import errno
 import fcntl
 import os
@@ -24,12 +23,10 @@ SEGMENTS = "segments"
 
 IOV_MAX = os.sysconf("SC_IOV_MAX")
 FREE_SPACE_SEEN_FOR_S = 0.25
-SYNC_FILE_RANGE_WRITE = 2
 
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 _NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
 _UNREADABLE = frozenset({errno.EIO, errno.EBADMSG, errno.EUCLEAN})
-_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class DiskFailed(Unavailable):
@@ -207,12 +204,28 @@ def _after(buffers: Sequence[bytes | memoryview], written: int) -> list[memoryvi
     return rest
 
 
-def start_writeback(fd: int, offset: int, size_bytes: int) -> None:
-    """Ask the kernel to begin writing a range out, so that the fdatasync at the end finds little left.
+def set_direct(fd: int, *, on: bool) -> None:
+    """Have what is written from now on go past the page cache, or through it again."""
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+    fcntl.fcntl(fd, fcntl.F_SETFL, flags | os.O_DIRECT if on else flags & ~os.O_DIRECT)
 
-    It promises nothing and reports nothing, and takes no error away from the fdatasync to come.
+
+def takes_direct_writes(path: Path, unit: memoryview) -> bool:
+    """Return whether files can be written past the page cache; tmpfs and some network disks refuse.
+
+    Found out by writing `unit`, the least that will ever be written so, to a file that is removed at once. What
+    cannot be tried, because the disk is full, is not relied on.
     """
-    _LIBC.sync_file_range(fd, ctypes.c_int64(offset), ctypes.c_int64(size_bytes), ctypes.c_uint(SYNC_FILE_RANGE_WRITE))
+    try:
+        fd = create_claimed(path)
+        try:
+            set_direct(fd, on=True)
+            return os.pwritev(fd, [unit], 0) == len(unit)
+        finally:
+            path.unlink()
+            os.close(fd)
+    except OSError:
+        return False
 
 
 def create_claimed(path: Path) -> int:

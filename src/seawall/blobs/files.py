@@ -14,10 +14,11 @@ from seawall.blobs.disk import (
     DiskReserve,
     create_claimed,
     read_failure,
+    takes_direct_writes,
     write_failure,
 )
 from seawall.blobs.file_reader import FileReader, Layout
-from seawall.blobs.file_writer import FileWriter
+from seawall.blobs.file_writer import DIRECT_UNIT_BYTES, FileWriter
 from seawall.blobs.frames import FrameSums, trailer_bytes
 from seawall.blobs.locations import new_file_name, parse_of_kind
 from seawall.blobs.settings import MIB
@@ -30,7 +31,7 @@ _NOT_LINKABLE = frozenset({errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP})
 
 
 class Files:
-    """Makes, opens, links and deletes files. State: only what its parts hold."""
+    """Makes, opens, links and deletes files. State: whether the disk takes direct writes."""
 
     def __init__(
         self, root: Path, *, threads: DiskThreads, directories: Directories, reserve: DiskReserve, cached: CachedReads
@@ -41,10 +42,16 @@ class Files:
         self._directories = directories
         self._reserve = reserve
         self._cached = cached
+        self._direct = False
+
+    def prepare(self) -> None:
+        """Find out what the disk can do. Blocks."""
+        unit = self._threads.buffer()[:DIRECT_UNIT_BYTES]
+        self._direct = takes_direct_writes(self._root / INCOMING / new_file_name(), unit)
 
     def new(self) -> FileWriter:
         """Return a writer; nothing is on the disk yet."""
-        return FileWriter(self._root, self._threads, self._directories, self._reserve)
+        return FileWriter(self._root, self._threads, self._directories, self._reserve, direct=self._direct)
 
     def open(self, location: str, size: int) -> FileReader:
         """Return a reader of the `size` bytes at a location."""

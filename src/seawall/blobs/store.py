@@ -84,6 +84,7 @@ class DiskBlobStore:
     async def __aenter__(self) -> Self:
         try:
             await self._threads.run(prepare_root, self.settings.root)
+            await self._threads.run(self._files.prepare)
         except OSError as error:
             await self._threads.close()
             raise write_failure(error) from error

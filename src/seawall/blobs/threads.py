@@ -8,6 +8,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
+from mmap import mmap
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -36,7 +37,8 @@ class DiskThreads:
         """Return the calling thread's own buffer; the thread's next call reuses it."""
         buffer: memoryview | None = getattr(self._local, "buffer", None)
         if buffer is None:
-            buffer = self._local.buffer = memoryview(bytearray(self._buffer_bytes))
+            # Mapped, so that it begins where a page does: direct writes need that.
+            buffer = self._local.buffer = memoryview(mmap(-1, self._buffer_bytes))
         return buffer
 
     def keep(self, work: Coroutine[object, object, T]) -> asyncio.Task[T]:

@@ -15,6 +15,9 @@ HELD_MIN_BYTES = 32 * 1024
 # A piece costs two objects besides its bytes: sent byte by byte, a body takes a hundred times its length.
 PIECE_BYTES = 256
 SMALL_PIECE_BYTES = 4096
+# A consumer of batches is woken for this much, or all that one body may hold if that is less: what it does with a
+# batch (a thread, a write to the disk) costs by the batch as well as by the byte.
+BATCH_BYTES = 256 * 1024
 # One connection may hold this share of what is still free, so that many share fairly and a few are
 # not held back (Choudhury and Hahne, "Dynamic Queue Length Thresholds", ToN 6(2), 1998).
 SHARE_OF_FREE = 8
@@ -58,6 +61,7 @@ class Body:
         "_chunks",
         "_consumer",
         "_discarded",
+        "_enough_bytes",
         "_failure",
         "_go_on_receiving",
         "_held_bytes",
@@ -92,6 +96,7 @@ class Body:
         self._begun = False
         self._discarded = False
         self._consumer: asyncio.Future[None] | None = None
+        self._enough_bytes = 1
         self._failure: Exception | None = None
 
     def is_complete(self) -> bool:
@@ -178,24 +183,22 @@ class Body:
             if self.is_complete():
                 return memoryview(whole)
             self._unpause()
-            await self._wait()
+            await self._wait(1)
 
     async def batches(self) -> AsyncIterator[list[memoryview]]:
-        """Yield the body in batches of pieces.
+        """Yield the body in batches of pieces, no smaller than need be.
 
         Raises:
             IncompleteBody: the client went away, or was too slow.
         """
         self._begin()
         while True:
+            await self._wait(BATCH_BYTES)
             pieces = self._take()
             self._unpause()
-            if pieces:
-                yield pieces
-            elif self.is_complete():
+            if not pieces:
                 return
-            else:
-                await self._wait()
+            yield pieces
 
     # Inside.
 
@@ -224,17 +227,22 @@ class Body:
             self.paused = False
             self._go_on_receiving()
 
-    async def _wait(self) -> None:
-        if self._failure is not None:
+    async def _wait(self, enough_bytes: int) -> None:
+        """Wait until that much is held, or as much as may be, or all there is."""
+        self._enough_bytes = enough_bytes
+        if not self._is_worth_taking():
+            self._consumer = asyncio.get_running_loop().create_future()
+            try:
+                await self._consumer
+            finally:
+                self._consumer = None
+        if self._failure is not None and not self._pieces:
             raise self._failure
-        if self._pieces or self.is_complete():
-            return
-        self._consumer = asyncio.get_running_loop().create_future()
-        try:
-            await self._consumer
-        finally:
-            self._consumer = None
+
+    def _is_worth_taking(self) -> bool:
+        enough_bytes = min(self._enough_bytes, self._memory.threshold_bytes // 2)
+        return self._held_bytes >= enough_bytes or self.paused or self.is_complete() or self._failure is not None
 
     def _wake(self) -> None:
-        if self._consumer is not None and not self._consumer.done():
+        if self._consumer is not None and not self._consumer.done() and self._is_worth_taking():
             self._consumer.set_result(None)

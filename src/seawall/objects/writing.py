@@ -13,7 +13,7 @@ from seawall.errors import IncompleteBody
 from seawall.objects.digests import Digests
 
 # Hashing this much on the event loop costs less than the way to a thread and back.
-HASH_ON_LOOP_MAX_BYTES = 32 * 1024
+HASH_ON_LOOP_MAX_BYTES = 64 * 1024
 
 
 class Payload(Protocol):
