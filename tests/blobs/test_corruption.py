@@ -63,9 +63,9 @@ async def test_a_flipped_bit_anywhere_in_a_record_is_told(
     flip(path_of(store, location), Location.parse(location).offset + int(where * (16 + size)), bit)
 
     with pytest.raises(BlobCorrupt, match=location):
-        store.try_read(location, size)
-    with pytest.raises(BlobCorrupt, match=location):
         await store.read(location, size)
+    with pytest.raises(BlobCorrupt, match=location):
+        store.try_read(location, size)
     await is_told_by_every_reader(store, location, size)
 
 

@@ -68,11 +68,25 @@ async def test_a_record_can_be_opened_and_sent_like_a_file(store: DiskBlobStore,
 
     with store.open(location, size) as reader:
         for index in reader.frames(0, size):
-            assert reader.try_verify(index)
             await reader.verify(index)
+            assert reader.try_verify(index)
         assert os.pread(reader.fd, size, reader.data_offset) == data
         assert await reader.crc64nvme() == crc64nvme(data)
         assert b"".join([bytes(chunk) async for chunk in reader.chunks(0, size)]) == data
+
+
+@SHARES_A_STORE
+@given(groups=st.lists(st.lists(SMALL | st.just(300 * KIB), min_size=1, max_size=3), max_size=6), seed=st.integers())
+async def test_small_and_large_records_written_one_after_the_other_leave_each_other_alone(
+    store: DiskBlobStore, groups: list[list[int]], seed: int
+) -> None:
+    blobs: dict[str, bytes] = {}
+    for number, sizes in enumerate(groups):
+        bodies = [random.Random(f"{seed} {number} {place}").randbytes(size) for place, size in enumerate(sizes)]
+        locations = await asyncio.gather(*map(store.append, bodies))
+        blobs.update(zip(locations, bodies, strict=True))
+
+    assert {location: await store.read(location, len(blob)) for location, blob in blobs.items()} == blobs
 
 
 async def test_locations_of_one_segment_sort_as_they_lie_on_the_disk(store: DiskBlobStore) -> None:
@@ -221,7 +235,7 @@ async def test_pieces_of_any_size_become_one_file_wherever_it_lies(
     tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if place == "in memory":
-        monkeypatch.setattr("seawall.blobs.files.takes_direct_writes", lambda *_: False)
+        monkeypatch.setattr("seawall.blobs.store.takes_direct_writes", lambda *_: False)
     sizes = random.Random(5).choices([0, 1, 4095, 4096, 4097, 100_000, FRAME_BYTES, 3 * FRAME_BYTES + 7], k=24)
     pieces = [random.Random(number).randbytes(size) for number, size in enumerate(sizes)]
     data = b"".join(pieces)

@@ -23,6 +23,8 @@ SEGMENTS = "segments"
 
 IOV_MAX = os.sysconf("SC_IOV_MAX")
 FREE_SPACE_SEEN_FOR_S = 0.25
+# Direct writes begin and end at multiples of this, in the file and in memory. No disk asks for more.
+DIRECT_UNIT_BYTES = 4096
 
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 _NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
@@ -191,6 +193,32 @@ def write_fully(fd: int, buffers: Sequence[bytes | memoryview], offset: int) -> 
             if left:
                 rest = _after(rest, written)
     return offset - start
+
+
+def write_units(fd: int, buffers: Sequence[Bytes], offset: int, *, buffer: memoryview) -> bytes:
+    """Write all whole units there are in the buffers, as direct writes must be; return the odd bytes after them.
+
+    Args:
+        fd: the file.
+        buffers: what to write, one after the other.
+        offset: where: the beginning of a unit.
+        buffer: what the disk takes the bytes from; it begins where a page does and is whole units long.
+    """
+    filled = 0
+    for data in buffers:
+        view, at = memoryview(data), 0
+        while at < len(view):
+            count = min(len(view) - at, len(buffer) - filled)
+            buffer[filled : filled + count] = view[at : at + count]
+            filled += count
+            at += count
+            if filled == len(buffer):
+                offset += write_fully(fd, [buffer], offset)
+                filled = 0
+    whole = filled - filled % DIRECT_UNIT_BYTES
+    if whole:
+        write_fully(fd, [buffer[:whole]], offset)
+    return bytes(buffer[whole:filled])
 
 
 def _after(buffers: Sequence[bytes | memoryview], written: int) -> list[memoryview]:

@@ -21,14 +21,12 @@ from seawall.blobs.disk import (
     set_direct,
     write_failure,
     write_fully,
+    write_units,
 )
 from seawall.blobs.frames import RunningSums
 from seawall.blobs.locations import new_file_name
 from seawall.blobs.threads import DiskThreads
 from seawall.errors import StorageFull
-
-# Direct writes begin and end at multiples of this, in the file and in memory. No disk asks for more.
-DIRECT_UNIT_BYTES = 4096
 
 
 class FileWriter:
@@ -89,31 +87,14 @@ class FileWriter:
         try:
             descriptor = self._held()
             try:
-                self._write_units(descriptor.fd, views)
+                start = self.size - len(self._odd)
+                parts = [memoryview(self._odd), *views]
+                self._odd = write_units(descriptor.fd, parts, start, buffer=self._threads.buffer())
             finally:
                 descriptor.release()
         except OSError as error:
             self.discard()
             raise write_failure(error) from error
-
-    def _write_units(self, fd: int, views: list[memoryview]) -> None:
-        """Write all whole units there are, from memory that the disk can take them from; keep the odd bytes."""
-        buffer, filled = self._threads.buffer(), 0
-        offset = self.size - len(self._odd)
-        for view in (memoryview(self._odd), *views):
-            at = 0
-            while at < len(view):
-                count = min(len(view) - at, len(buffer) - filled)
-                buffer[filled : filled + count] = view[at : at + count]
-                filled += count
-                at += count
-                if filled == len(buffer):
-                    offset += write_fully(fd, [buffer], offset)
-                    filled = 0
-        whole = filled - filled % DIRECT_UNIT_BYTES
-        if whole:
-            write_fully(fd, [buffer[:whole]], offset)
-        self._odd = bytes(buffer[whole:filled])
 
     def _held(self) -> Descriptor:
         """Return the file's descriptor, held; create the file if this is its first use."""

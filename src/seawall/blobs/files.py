@@ -14,11 +14,10 @@ from seawall.blobs.disk import (
     DiskReserve,
     create_claimed,
     read_failure,
-    takes_direct_writes,
     write_failure,
 )
 from seawall.blobs.file_reader import FileReader, Layout
-from seawall.blobs.file_writer import DIRECT_UNIT_BYTES, FileWriter
+from seawall.blobs.file_writer import FileWriter
 from seawall.blobs.frames import FrameSums, trailer_bytes
 from seawall.blobs.locations import new_file_name, parse_of_kind
 from seawall.blobs.settings import MIB
@@ -31,7 +30,7 @@ _NOT_LINKABLE = frozenset({errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP})
 
 
 class Files:
-    """Makes, opens, links and deletes files. State: whether the disk takes direct writes."""
+    """Makes, opens, links and deletes files. State: `direct`, whether the disk takes direct writes."""
 
     def __init__(
         self, root: Path, *, threads: DiskThreads, directories: Directories, reserve: DiskReserve, cached: CachedReads
@@ -42,16 +41,11 @@ class Files:
         self._directories = directories
         self._reserve = reserve
         self._cached = cached
-        self._direct = False
-
-    def prepare(self) -> None:
-        """Find out what the disk can do. Blocks."""
-        unit = self._threads.buffer()[:DIRECT_UNIT_BYTES]
-        self._direct = takes_direct_writes(self._root / INCOMING / new_file_name(), unit)
+        self.direct = False
 
     def new(self) -> FileWriter:
         """Return a writer; nothing is on the disk yet."""
-        return FileWriter(self._root, self._threads, self._directories, self._reserve, direct=self._direct)
+        return FileWriter(self._root, self._threads, self._directories, self._reserve, direct=self.direct)
 
     def open(self, location: str, size: int) -> FileReader:
         """Return a reader of the `size` bytes at a location."""

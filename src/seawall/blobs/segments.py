@@ -13,7 +13,7 @@ group that outgrows them also writes the next stretch: a group of 32 KiB takes 1
 import errno
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +23,7 @@ from typing import Self
 from awscrt.checksums import crc64nvme
 
 from seawall.blobs.disk import (
+    DIRECT_UNIT_BYTES,
     INCOMING,
     SEGMENTS,
     ZEROS,
@@ -32,9 +33,11 @@ from seawall.blobs.disk import (
     create_claimed,
     read_failure,
     read_fully,
+    set_direct,
     sync_directory,
     write_failure,
     write_fully,
+    write_units,
 )
 from seawall.blobs.file_reader import FileReader, Layout
 from seawall.blobs.locations import container_name, parse_of_kind, segment_location
@@ -50,6 +53,10 @@ HEADER_BYTES = _HEADER.size
 # Larger groups pay for the journal once per many bytes; writing those twice would cost more.
 ZEROED_BY_GROUPS_UP_TO_BYTES = 256 * KIB
 ZEROED_AHEAD_BYTES = MIB
+
+# Records that large are sent by sendfile, after a look in a thread if need be; smaller ones shall be found in the page
+# cache by those who read at once what was just written.
+DIRECT_FROM_BYTES = 128 * KIB
 
 REMOVED_SEGMENTS_KEPT_OPEN_S = 10.0
 
@@ -113,15 +120,19 @@ def checked(record: memoryview, location: str) -> bytes:
 
 
 class SegmentWriter:
-    """Appends groups of records durably. State: the open segment, and where it ends.
+    """Appends groups of records durably. State: the open segment, where it ends, whether the disk takes direct writes.
 
     Lives in one thread. After any failure the segment is left as it is and the next group opens
     another: what an earlier group was told is still true, and what this one was not told never was.
     """
 
-    def __init__(self, root: Path, *, incarnation: str, segment_size_bytes: int) -> None:
+    def __init__(
+        self, root: Path, *, incarnation: str, segment_size_bytes: int, buffer: Callable[[], memoryview]
+    ) -> None:
         self.segment = ""
         self.end = 0
+        self.direct = False
+        self._buffer = buffer
         self._root = root
         self._incarnation = incarnation
         self._segment_size_bytes = segment_size_bytes
@@ -147,7 +158,11 @@ class SegmentWriter:
             raise write_failure(error) from error
 
     def _append(self, records: Sequence[Record], size: int) -> list[str]:
-        write_fully(self._fd, [part for record in records for part in record.buffers], self.end)
+        parts = [part for record in records for part in record.buffers]
+        if self.direct and size >= len(records) * DIRECT_FROM_BYTES:
+            self._write_directly(parts)
+        else:
+            write_fully(self._fd, parts, self.end)
         new_end = self.end + size
         if new_end > self._zeroed_to and size <= ZEROED_BY_GROUPS_UP_TO_BYTES:
             with suppress(OSError):  # it is a favour to later groups; this one is written
@@ -158,6 +173,19 @@ class SegmentWriter:
             locations.append(segment_location(self.segment, self.end))
             self.end += record.size_bytes
         return locations
+
+    def _write_directly(self, parts: list[bytes | memoryview]) -> None:
+        """Write past the page cache, but for the odd bytes at the end.
+
+        The first unit may begin with bytes that were acknowledged; they are written again as they are.
+        """
+        start = self.end - self.end % DIRECT_UNIT_BYTES
+        before = os.pread(self._fd, self.end - start, start)
+        size = sum(map(len, parts))
+        set_direct(self._fd, on=True)
+        odd = write_units(self._fd, [before, *parts], start, buffer=self._buffer())
+        set_direct(self._fd, on=False)
+        write_fully(self._fd, [odd], self.end + size - len(odd))
 
     def _open_next(self) -> None:
         """Open a segment that other processes see only with its lock held, under a durable name."""

@@ -7,14 +7,23 @@ from typing import ParamSpec, Self, TypeVar
 
 from seawall.blobs import housekeeping
 from seawall.blobs.directories import Directories
-from seawall.blobs.disk import Bytes, CachedReads, DiskReserve, prepare_root, write_failure
+from seawall.blobs.disk import (
+    DIRECT_UNIT_BYTES,
+    INCOMING,
+    Bytes,
+    CachedReads,
+    DiskReserve,
+    prepare_root,
+    takes_direct_writes,
+    write_failure,
+)
 from seawall.blobs.file_reader import FileReader
 from seawall.blobs.file_writer import FileWriter
 from seawall.blobs.files import Files
 from seawall.blobs.frames import FRAME_BYTES
 from seawall.blobs.groups import GroupCommit, GroupLimits
 from seawall.blobs.housekeeping import SealedSegment
-from seawall.blobs.locations import is_container, new_incarnation
+from seawall.blobs.locations import is_container, new_file_name, new_incarnation
 from seawall.blobs.segments import (
     HEADER_BYTES,
     FoundRecord,
@@ -57,7 +66,10 @@ class DiskBlobStore:
         self._threads = DiskThreads(threads=settings.threads, buffer_bytes=FRAME_BYTES)
         self._segment_reader = SegmentReader(settings.root, self._cached, open_max=settings.open_segments_max)
         self._segment_writer = SegmentWriter(
-            settings.root, incarnation=self.incarnation, segment_size_bytes=settings.segment_size_bytes
+            settings.root,
+            incarnation=self.incarnation,
+            segment_size_bytes=settings.segment_size_bytes,
+            buffer=self._threads.buffer,
         )
         self._appends: GroupCommit[Record, str] = GroupCommit(
             self._segment_writer.append,
@@ -83,8 +95,7 @@ class DiskBlobStore:
 
     async def __aenter__(self) -> Self:
         try:
-            await self._threads.run(prepare_root, self.settings.root)
-            await self._threads.run(self._files.prepare)
+            await self._threads.run(self._prepare)
         except OSError as error:
             await self._threads.close()
             raise write_failure(error) from error
@@ -102,6 +113,12 @@ class DiskBlobStore:
             self._segment_writer.seal()
             self._segment_reader.close()
             self._directories.close()
+
+    def _prepare(self) -> None:
+        prepare_root(self.settings.root)
+        probe = self.settings.root / INCOMING / new_file_name()
+        direct = takes_direct_writes(probe, self._threads.buffer()[:DIRECT_UNIT_BYTES])
+        self._files.direct = self._segment_writer.direct = direct
 
     # Small blobs: records in segments.
 

@@ -1,6 +1,6 @@
 """Bytes on their way in: checked, hashed, and put where bodies of their size are kept.
 
-A body of up to 2 KiB goes into its row, up to 128 KiB into a segment, and above that into a file.
+A body of up to 2 KiB goes into its row, up to 1 MiB into a segment, and above that into a file.
 Large bodies are decoded, hashed and written in worker threads, a batch at a time.
 """
 
