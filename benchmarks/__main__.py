@@ -49,12 +49,12 @@ CELLS = (
     Cell("PUT 1 MiB", "PUT", MIB, objects=3000),
     Cell("GET 64 MiB", "GET", 64 * MIB, connections=4, objects=4),
     Cell("PUT 64 MiB", "PUT", 64 * MIB, connections=4, objects=8),
-    Cell("list 1,000 of 10,000", "LIST", 0, connections=4),
+    Cell("list 1,000 of 10,000", "LIST", 16, connections=4),
 )
 
 
 @contextmanager
-def throwaway_service() -> Iterator[Endpoint]:
+def throwaway_service(name: str = "seawall", **settings: str) -> Iterator[Endpoint]:
     """Run the service on a temporary directory, everything on, for the length of the block."""
     scratch = Path(tempfile.mkdtemp(prefix="seawall-bench-", dir=os.environ.get("BENCH_DIR")))
     scratch.chmod(0o711)
@@ -62,23 +62,23 @@ def throwaway_service() -> Iterator[Endpoint]:
     command = [sys.executable, "-m", "seawall", "up", "--data-dir", str(scratch / "data")]
     command += ["--s3-port", "0", "--console-port", "0"]
     with (scratch / "log").open("w") as log:
-        process = subprocess.Popen(command, env={**os.environ, **keys}, stdout=log, stderr=log)
+        process = subprocess.Popen(command, env={**os.environ, **keys, **settings}, stdout=log, stderr=log)
     try:
-        yield _when_ready(scratch, process, keys)
+        yield _when_ready(name, scratch, process, keys)
     finally:
         process.terminate()
         process.wait(60)
         subprocess.run(["rm", "-rf", str(scratch)], check=True)
 
 
-def _when_ready(scratch: Path, process: "subprocess.Popen[bytes]", keys: dict[str, str]) -> Endpoint:
+def _when_ready(name: str, scratch: Path, process: "subprocess.Popen[bytes]", keys: dict[str, str]) -> Endpoint:
     status_command = [sys.executable, "-m", "seawall", "status", "--json", "--data-dir", str(scratch / "data")]
     for _ in range(120):
         asked = subprocess.run(status_command, capture_output=True, text=True, check=False)
         if asked.returncode == 0:
             status = json.loads(asked.stdout)
             return Endpoint(
-                name="seawall",
+                name=name,
                 url=status["s3"],
                 access_key=keys["SEAWALL_ROOT_ACCESS_KEY"],
                 secret_key=keys["SEAWALL_ROOT_SECRET_KEY"],
@@ -99,10 +99,10 @@ def prepare(endpoint: Endpoint, cell: Cell) -> Callable[[int, int], Outcome]:
     tag = random.randbytes(4).hex()
     run = run_sockets if cell.size > 4 * MIB else run_wrk
     if cell.method == "LIST":
-        keys = [f"list/{number % 10}/{number:06d}" for number in range(LISTED_KEYS)]
-        _store(endpoint, bucket, {key: key.encode() for key in keys})
+        keys = [f"list{cell.size}/{number % 10}/{number:06d}" for number in range(LISTED_KEYS)]
+        _store(endpoint, bucket, {key: body_of(key, cell.size) for key in keys})
         keys.sort()
-        pages = [{"list-type": "2", "max-keys": "1000"}]
+        pages = [{"list-type": "2", "max-keys": "1000", "prefix": f"list{cell.size}/"}]
         pages += [{**pages[0], "start-after": keys[start - 1]} for start in range(1000, LISTED_KEYS, 1000)]
         targets = [endpoint.presign("GET", bucket, page) for page in pages]
         return lambda _number, seconds: run(endpoint, "GET", targets, connections=cell.connections, seconds=seconds)
@@ -168,7 +168,7 @@ def _median(outcomes: list[Outcome]) -> Outcome:
         **{
             **{
                 name: statistics.median(field[name] for field in fields)
-                for name in ("per_s", "p50_ms", "p99_ms", "cpu_us")
+                for name in ("per_s", "p50_ms", "p99_ms", "cpu_us", "duration_s")
             },
             "failed": sum(field["failed"] for field in fields),
             "peak_mib": max(field["peak_mib"] for field in fields),

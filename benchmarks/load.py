@@ -77,6 +77,7 @@ class Outcome:
     failed: int
     cpu_us: float
     peak_mib: float
+    duration_s: float = 0.0
 
 
 def body_of(key: str, size: int) -> bytes:
@@ -169,6 +170,7 @@ def run_wrk(
         failed=result["failed"],
         cpu_us=spent / count * 1e6,
         peak_mib=peak_mib(endpoint.pids),
+        duration_s=result["duration_us"] / 1e6,
     )
 
 
@@ -222,6 +224,7 @@ def run_sockets(
         failed=len(failed),
         cpu_us=(cpu_s(endpoint.pids) - before) / count * 1e6,
         peak_mib=peak_mib(endpoint.pids),
+        duration_s=max(ends) - started,
     )
 
 
