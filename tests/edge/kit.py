@@ -153,7 +153,7 @@ async def hello(exchange: Exchange) -> None:
 
 async def echo(exchange: Exchange) -> None:
     """Answer with the body."""
-    exchange.respond(200, [], await exchange.body.read(limit=8 * MIB))
+    exchange.respond(200, [], b"".join(await exchange.body.read(limit=8 * MIB)))
 
 
 def request(target: str = "/", *headers: str, method: str = "GET", body: bytes = b"") -> bytes:

@@ -29,7 +29,7 @@ async def test_pipelined_requests_are_answered_in_their_order() -> None:
         body = await exchange.body.read(limit=100)
         if exchange.path == "/0":
             await asyncio.sleep(0.02)
-        exchange.respond(200, [], exchange.path.encode() + bytes(body))
+        exchange.respond(200, [], exchange.path.encode() + b"".join(body))
 
     async with serving(slow_first) as served, served.connect() as client:
         await client.send(
@@ -74,7 +74,7 @@ async def _observed(pieces: list[bytes], *, count: int) -> list[tuple[str, dict[
     seen = []
 
     async def note(exchange: Exchange) -> None:
-        body = b"" if exchange.path == "/unread" else bytes(await exchange.body.read(limit=MIB))
+        body = b"" if exchange.path == "/unread" else b"".join(await exchange.body.read(limit=MIB))
         seen.append((exchange.path, exchange.headers, body))
         exchange.respond(200, [])
 

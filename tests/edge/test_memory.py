@@ -58,7 +58,7 @@ async def test_the_smallest_chunks_hold_no_more_than_what_is_counted() -> None:
 
     async def takes_late(exchange: Exchange) -> None:
         await go_on.wait()
-        exchange.respond(200, [], await exchange.body.read(limit=MIB))
+        exchange.respond(200, [], b"".join(await exchange.body.read(limit=MIB)))
 
     async with serving(takes_late) as served, served.connect() as client:
         head = request("/", "Transfer-Encoding: chunked", method="PUT")

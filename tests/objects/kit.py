@@ -28,9 +28,9 @@ class BytesPayload:
         self.size_bytes = len(data)
         self._data = data
 
-    async def read(self) -> memoryview:
+    async def read(self) -> list[memoryview]:
         """Return all of it."""
-        return memoryview(self._data)
+        return [memoryview(self._data)]
 
     async def batches(self) -> AsyncIterator[list[memoryview]]:
         """Yield it in two pieces."""

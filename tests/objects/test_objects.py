@@ -224,8 +224,8 @@ class ShortPayload:
         self.size_bytes = len(data) + 1
         self._data = data
 
-    async def read(self) -> memoryview:
-        return memoryview(self._data)
+    async def read(self) -> list[memoryview]:
+        return [memoryview(self._data)]
 
     async def batches(self) -> Any:
         yield [memoryview(self._data)]

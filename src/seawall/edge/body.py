@@ -161,27 +161,26 @@ class Body:
 
     # What the consumer calls.
 
-    async def read(self, *, limit: int) -> memoryview:
-        """Return the whole body.
+    async def read(self, *, limit: int) -> list[memoryview]:
+        """Return the whole body, in few pieces.
 
         Raises:
             Invalid: it is longer than `limit` bytes; nothing more is received.
             IncompleteBody: the client went away, or was too slow.
         """
-        too_long = Invalid(f"The request body is longer than {limit} bytes.")
         if self.length is not None and self.length > limit:
-            raise too_long
+            raise _too_long(limit)
         self._begin()
-        if self.is_complete() and len(self._pieces) == 1:
-            return self._take()[0]
-        whole = bytearray()
+        whole: list[memoryview] = []
         while True:
-            for piece in self._take():
-                whole += piece
-            if len(whole) > limit:
-                raise too_long
+            whole += self._take()
+            size_bytes = sum(map(len, whole))
+            if size_bytes > limit:
+                raise _too_long(limit)
+            if len(whole) > 1 + size_bytes // SMALL_PIECE_BYTES:
+                whole = [memoryview(b"".join(whole))]
             if self.is_complete():
-                return memoryview(whole)
+                return whole
             self._unpause()
             await self._wait(1)
 
@@ -246,3 +245,7 @@ class Body:
     def _wake(self) -> None:
         if self._consumer is not None and not self._consumer.done() and self._is_worth_taking():
             self._consumer.set_result(None)
+
+
+def _too_long(limit: int) -> Invalid:
+    return Invalid(f"The request body is longer than {limit} bytes.")

@@ -114,11 +114,12 @@ class Digests:
     def __repr__(self) -> str:
         return f"Digests({self._algorithm} of {self.size_bytes} bytes)"
 
-    def update(self, data: Buffer) -> None:
+    def update(self, *pieces: Buffer) -> None:
         """Go on with the next bytes of the body."""
-        self.size_bytes += len(data)
-        for update in self._updates:
-            update(data)
+        for data in pieces:
+            self.size_bytes += len(data)
+            for update in self._updates:
+                update(data)
 
     def verify(self, *, trailing_checksum: str | None = None) -> None:
         """Make sure that the body is what the client meant; `trailing_checksum` came behind it.

@@ -219,7 +219,7 @@ class ObjectStore:
             if is_file(location):
                 location = await self.blobs.link(location)
             else:
-                location = await self.blobs.append(await payload.read())
+                location = await self.blobs.append(*await payload.read())
         return Stored(
             size_bytes=version.size_bytes,
             etag=version.etag,
@@ -357,9 +357,9 @@ class CopiedPayload:
         self._source = source
         self._span = span
 
-    async def read(self) -> memoryview:
+    async def read(self) -> list[memoryview]:
         """Return all of it."""
-        return memoryview(b"".join([bytes(chunk) async for chunk in self._source.chunks(self._span)]))
+        return [memoryview(bytes(chunk)) async for chunk in self._source.chunks(self._span)]
 
     async def batches(self) -> AsyncIterator[list[memoryview]]:
         """Yield it chunk by chunk."""

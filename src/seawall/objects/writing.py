@@ -22,8 +22,8 @@ class Payload(Protocol):
     size_bytes: int
     """How many bytes it has once decoded."""
 
-    async def read(self) -> memoryview:
-        """Return all of it as received. Only for small ones."""
+    async def read(self) -> list[memoryview]:
+        """Return all of it as received, in few pieces. Only for small ones."""
         ...
 
     def batches(self) -> AsyncIterator[list[memoryview]]:
@@ -63,15 +63,16 @@ async def store_payload(payload: Payload, digests: Digests, blobs: DiskBlobStore
     """
     if payload.size_bytes > blobs.settings.segment_blob_max_bytes:
         return await _store_large(payload, digests, blobs)
-    data = _joined(payload.decode([await payload.read()]))
-    if len(data) <= HASH_ON_LOOP_MAX_BYTES:
-        digests.update(data)
+    pieces = payload.decode(await payload.read())
+    size_bytes = sum(map(len, pieces))
+    if size_bytes <= HASH_ON_LOOP_MAX_BYTES:
+        digests.update(*pieces)
     else:
-        await blobs.in_thread(digests.update, data)
-    _check(payload, digests, len(data))
-    if len(data) <= inline_max_bytes:
-        return _stored(len(data), digests, inline=bytes(data))
-    return _stored(len(data), digests, location=await blobs.append(data))
+        await blobs.in_thread(digests.update, *pieces)
+    _check(payload, digests, size_bytes)
+    if size_bytes <= inline_max_bytes:
+        return _stored(size_bytes, digests, inline=b"".join(pieces))
+    return _stored(size_bytes, digests, location=await blobs.append(*pieces))
 
 
 async def _store_large(payload: Payload, digests: Digests, blobs: DiskBlobStore) -> Stored:
@@ -79,8 +80,7 @@ async def _store_large(payload: Payload, digests: Digests, blobs: DiskBlobStore)
 
         def take(batch: Sequence[memoryview]) -> None:
             pieces = payload.decode(batch)
-            for piece in pieces:
-                digests.update(piece)
+            digests.update(*pieces)
             writer.write(*pieces)
 
         async for batch in payload.batches():
@@ -98,7 +98,3 @@ def _check(payload: Payload, digests: Digests, size_bytes: int) -> None:
 
 def _stored(size_bytes: int, digests: Digests, *, inline: bytes | None = None, location: str | None = None) -> Stored:
     return Stored(size_bytes=size_bytes, etag=digests.etag, checksum=digests.checksum, inline=inline, location=location)
-
-
-def _joined(pieces: Sequence[memoryview]) -> memoryview:
-    return pieces[0] if len(pieces) == 1 else memoryview(b"".join(pieces))

@@ -22,8 +22,8 @@ class HttpPayload:
         self._body = body
         self._decoder = decoder
 
-    async def read(self) -> memoryview:
-        """Return all of it as received."""
+    async def read(self) -> list[memoryview]:
+        """Return all of it as received, in few pieces."""
         return await self._body.read(limit=self.size_bytes + (FRAMING_MAX_BYTES if self._decoder else 0))
 
     def batches(self) -> AsyncIterator[list[memoryview]]:

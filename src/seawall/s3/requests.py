@@ -77,7 +77,7 @@ class S3Request:
         if must_be_checked and not is_checked and read_announced_checksum(headers)[0] is None:
             raise S3Error("InvalidRequest", "Missing required header for this request: Content-MD5")
         digests = read_digests(headers, payload=self.payload_digest)
-        data = b"".join(payload.decode([await payload.read()]))
+        data = b"".join(payload.decode(await payload.read()))
         digests.update(data)
         payload.finish(digests)
         return data
