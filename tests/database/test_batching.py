@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 
 from seawall.clock import monotonic_s
 from seawall.database import Database, DatabaseSettings, Endpoint, Query, batching
-from seawall.database.batching import WIDTH_MAX, Batcher
+from seawall.database.batching import SWEEP_EVERY_S, WIDTH_MAX, Batcher
 from seawall.database.pool import Pool
+from seawall.database.waiting import WaitingRoom
 from seawall.errors import DatabaseDown, DeadlineExceeded, Overloaded, Unavailable
+from seawall.telemetry.purpose import Purpose
 
 READ = Query(name="tests.read", why="a test", sql="select")
 WRITE = Query(name="tests.write", why="a test", sql="insert")
@@ -49,7 +51,7 @@ class FakeDatabase:
     gate: asyncio.Event | None = None
 
     @asynccontextmanager
-    async def connection(self, *, deadline_s: float) -> AsyncIterator["FakeDatabase"]:
+    async def connection(self, *, deadline_s: float, **_: object) -> AsyncIterator["FakeDatabase"]:
         while self.lent == self.size or (self.gate is not None and not self.gate.is_set()):
             if monotonic_s() >= deadline_s:
                 raise DeadlineExceeded
@@ -59,6 +61,9 @@ class FakeDatabase:
             yield self
         finally:
             self.lent -= 1
+
+    def on_behalf_of(self, purposes: Sequence[Purpose]) -> None:
+        assert len(purposes) <= WIDTH_MAX
 
     async def fetch(self, query: Query, *columns: list[Any], timeout_s: float) -> list[dict[str, Any]]:
         assert timeout_s > 0
@@ -299,7 +304,7 @@ async def test_whose_time_is_up_is_told_so_and_not_sent() -> None:
     await patient
 
     assert fake.sent == ["patient"]
-    assert batcher.counts.expired == 1
+    assert batcher.room.counts.expired == 1
 
 
 async def test_the_deadline_counts_while_a_connection_is_awaited() -> None:
@@ -319,21 +324,23 @@ async def test_the_deadline_counts_while_a_connection_is_awaited() -> None:
 
 
 async def test_a_full_queue_refuses_until_those_who_left_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batching, "WAITERS_MAX", 6)
-    monkeypatch.setattr(batching, "SEARCH_EVERY_S", 0.0)
+    monkeypatch.setattr(batching, "LIMIT", 4)
     fake = FakeDatabase(gate=asyncio.Event())
     batcher = a_batcher(fake, WRITE)
+    batcher.room = WaitingRoom(limit=2)
     waiting = [batcher.submit((number % 2, number, FINE), deadline_s=soon()) for number in range(6)]
 
-    with pytest.raises(Overloaded):
-        batcher.submit(("x", 100, FINE), deadline_s=soon())
+    for key in ("x", 0):
+        with pytest.raises(Overloaded):
+            batcher.submit((key, 100, FINE), deadline_s=soon())
     waiting[0].cancel()
     waiting[3].cancel()
+    await asyncio.sleep(2 * SWEEP_EVERY_S)
     waiting += [batcher.submit((0, number, FINE), deadline_s=soon()) for number in (6, 7)]
     with pytest.raises(Overloaded):
         batcher.submit(("x", 100, FINE), deadline_s=soon())
 
-    assert batcher.counts.refused == 2
+    assert batcher.room.counts.refused == 3
     assert fake.gate is not None
     fake.gate.set()
     await asyncio.gather(*waiting, return_exceptions=True)
@@ -357,7 +364,7 @@ async def test_a_lost_connection_fails_its_whole_batch_and_the_next_one_works() 
 
 async def test_when_there_is_no_connection_everybody_who_waits_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     @asynccontextmanager
-    async def connection(_fake: FakeDatabase, *, deadline_s: float) -> AsyncIterator[FakeDatabase]:
+    async def connection(_fake: FakeDatabase, **_: object) -> AsyncIterator[FakeDatabase]:
         await asyncio.sleep(0)
         raise DatabaseDown
         yield  # type: ignore[unreachable]

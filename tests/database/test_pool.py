@@ -17,6 +17,7 @@ from seawall.database import pool as pools
 from seawall.database.local_server import LocalServer, LocalServerSettings
 from seawall.database.pool import CONNECTS_AT_ONCE, Connection, Pool
 from seawall.database.queries import Query
+from seawall.database.waiting import WaitingRoom
 from seawall.errors import DatabaseDown, DeadlineExceeded, Overloaded, StorageFull, Unavailable
 
 NOWHERE = Endpoint(host="/nowhere", port=5432, user="nobody", password="", database="none")
@@ -200,11 +201,14 @@ async def test_at_most_two_connections_are_being_opened_at_a_time(server: FakeSe
 async def test_a_waiter_is_told_in_time_that_nothing_came_back() -> None:
     pool = a_pool(1)
 
+    async def borrow() -> None:
+        async with pool.connection(deadline_s=soon(0.05)):
+            pytest.fail("there was no connection")
+
     async with all_lent(pool):
         started_s = time.monotonic()
         with pytest.raises(DeadlineExceeded):
-            async with pool.connection(deadline_s=soon(0.05)):
-                pytest.fail("there was no connection")
+            await asyncio.create_task(borrow())
         waited_s = time.monotonic() - started_s
 
     assert 0.04 <= waited_s < 1.0
@@ -223,9 +227,9 @@ async def test_whose_time_is_up_is_not_served_even_when_a_connection_is_idle() -
 
 
 @pytest.mark.usefixtures("server")
-async def test_a_full_waiting_room_refuses_and_those_who_left_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pools, "WAITERS_MAX", 3)
+async def test_a_full_waiting_room_refuses_and_those_who_left_make_room() -> None:
     pool = a_pool(1)
+    pool.room = WaitingRoom(limit=3)
 
     async def borrow() -> None:
         async with pool.connection(deadline_s=soon()):
@@ -235,7 +239,7 @@ async def test_a_full_waiting_room_refuses_and_those_who_left_make_room(monkeypa
         waiting = [asyncio.create_task(borrow()) for _ in range(3)]
         await asyncio.sleep(0)
         with pytest.raises(Overloaded):
-            await borrow()
+            await asyncio.create_task(borrow())
         waiting[1].cancel()
         await asyncio.sleep(0)
         waiting.append(asyncio.create_task(borrow()))

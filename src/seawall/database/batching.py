@@ -8,7 +8,8 @@ because INSERT cannot return one, by `answers`, which repeats a value only that 
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from operator import attrgetter
 
@@ -17,44 +18,35 @@ import asyncpg
 from seawall.clock import monotonic_s
 from seawall.database.pool import Connection, Pool, in_our_words
 from seawall.database.queries import Query
+from seawall.database.waiting import LIMIT, TARGET_S, Waiter, WaitingRoom
 from seawall.errors import DatabaseDown, DeadlineExceeded, Overloaded
+from seawall.telemetry.purpose import PURPOSE, Purpose
 
 # More keys a statement save little more, and make the last caller wait for the first's row.
 WIDTH_MAX = 128
 # A second lane splits the batches: two of 16 rows cost the server nearly twice what one of 32 does. It
 # is worth that only when more wait than one statement should hold.
 WIDTH_GOOD = 48
-WAITERS_MAX = 4096
-# How often a full queue is searched for callers that have gone.
-SEARCH_EVERY_S = 0.1
-
-
-@dataclass(slots=True, eq=False)
-class Waiter:
-    """One caller, and what it asked. `identity` says which row is written; it is empty for reads."""
-
-    row: Sequence[object]
-    answer: "asyncio.Future[asyncpg.Record | None]"
-    deadline_s: float
-    identity: tuple[object, ...] = ()
+# How late those may hear of it whose time ends while they wait.
+SWEEP_EVERY_S = 0.1
+# How long a lane waits for a connection, those in the room being told of their own ends meanwhile.
+LANE_PATIENCE_S = 5.0
 
 
 @dataclass(slots=True)
 class BatchCounts:
-    """What a batcher did so far: statements sent, rows in them, callers turned away."""
+    """What a batcher did so far: statements sent, and rows in them."""
 
     statements: int = 0
     rows: int = 0
-    refused: int = 0
-    expired: int = 0
 
 
 class Batcher:
     """Merges calls of one query. State: who waits, what is under way.
 
-    A lane is a task that takes a connection, then whoever waits by then, and sends their statement,
-    again and again until nobody waits. Who is first of its identity is `ready`; the others stand
-    behind it, in order of arrival, until it was answered.
+    A lane is a task that takes a connection, then whoever is next by the rules of the waiting room, and
+    sends their statement, again and again until nobody waits. Who is first of its identity is in the
+    room; the others stand behind it, in order of arrival, until it was answered.
 
     Args:
         lanes: how many statements of this query may be at the server at once.
@@ -68,19 +60,19 @@ class Batcher:
         self, query: Query, pool: Pool, *, lanes: int, identity_width: int = 0, echo: int | None = None
     ) -> None:
         self.counts = BatchCounts()
+        self.room = WaitingRoom()
         self._query = query
         self._pool = pool
         self._lanes = lanes
         self._identity_width = identity_width
         self._echo = echo
-        self._ready: deque[Waiter] = deque()
-        # For each identity that is ready or under way, those behind it.
+        # For each identity that is in the room or under way, those behind it.
         self._behind: dict[tuple[object, ...], deque[Waiter] | None] = {}
         self._behind_count = 0
         self._running: set[asyncio.Task[None]] = set()
         # Lanes that have not taken anybody yet: they will take who comes now, so no other is needed.
         self._collecting: set[asyncio.Task[None]] = set()
-        self._searched_s = 0.0
+        self._sweep: asyncio.TimerHandle | None = None
         self._closed = False
 
     def __repr__(self) -> str:
@@ -89,34 +81,36 @@ class Batcher:
     @property
     def waiting(self) -> int:
         """How many callers wait for their statement to be sent."""
-        return len(self._ready) + self._behind_count
+        return len(self.room) + self._behind_count
 
     def submit(self, row: Sequence[object], *, deadline_s: float) -> "asyncio.Future[asyncpg.Record | None]":
         """Queue one row; the future gives its answer, or None where the statement returned none.
 
         Raises:
-            Overloaded: too many wait already.
+            DeadlineExceeded: it is too late already.
+            Overloaded: it would wait for too long, or too many wait already.
             DatabaseDown: the batcher is closed.
         """
         if self._closed:
             raise DatabaseDown("The connections to the database are being closed.")
-        if len(self._ready) + self._behind_count >= WAITERS_MAX and not self._found_gone():
-            self.counts.refused += 1
-            raise Overloaded
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[asyncpg.Record | None] = loop.create_future()
+        waiter = Waiter(answer, deadline_s, PURPOSE.get(), row)
         if self._identity_width:
-            identity = tuple(row[: self._identity_width])
-            waiter = Waiter(row, answer, deadline_s, identity)
+            waiter.identity = identity = tuple(row[: self._identity_width])
             if identity in self._behind:
                 self._stand_behind(waiter)
                 return answer
+            turned_away = self.room.enter(waiter, now_s=monotonic_s())
             self._behind[identity] = None
+            if turned_away is not None:
+                self._let_next(turned_away.identity)
         else:
-            waiter = Waiter(row, answer, deadline_s)
-        self._ready.append(waiter)
+            self.room.enter(waiter, now_s=monotonic_s())
         if not self._collecting:
             self._start_another(loop)
+        if self._sweep is None:
+            self._sweep = loop.call_later(SWEEP_EVERY_S, self._dismiss_late)
         return answer
 
     async def close(self) -> None:
@@ -124,10 +118,15 @@ class Batcher:
         self._closed = True
         while self._running:
             await asyncio.wait(self._running)
+        if self._sweep is not None:
+            self._sweep.cancel()
 
     # Who waits.
 
     def _stand_behind(self, waiter: Waiter) -> None:
+        if self._behind_count >= LIMIT:
+            self.room.counts.refused += 1
+            raise Overloaded
         queue = self._behind[waiter.identity]
         if queue is None:
             queue = self._behind[waiter.identity] = deque()
@@ -135,77 +134,66 @@ class Batcher:
         self._behind_count += 1
 
     def _let_next(self, identity: tuple[object, ...]) -> None:
-        """The first of an identity is done with: the next one is ready."""
+        """The first of an identity is done with: the next one may go."""
         queue = self._behind[identity]
         while queue:
             waiter = queue.popleft()
             self._behind_count -= 1
             if not waiter.answer.done():
-                self._ready.append(waiter)
+                self.room.put_back(waiter, now_s=monotonic_s())
                 return
         del self._behind[identity]
-
-    def _next(self, now_s: float) -> Waiter | None:
-        """Return the next who still wants an answer and can have it in time."""
-        while self._ready:
-            waiter = self._ready.popleft()
-            if not waiter.answer.done():
-                if waiter.deadline_s > now_s:
-                    return waiter
-                self.counts.expired += 1
-                waiter.answer.set_exception(DeadlineExceeded())
-            if self._identity_width:
-                self._let_next(waiter.identity)
-        return None
 
     def _take(self) -> list[Waiter]:
         """Decide who goes in the next statement. Plain, so that nothing can interrupt it."""
         now_s = monotonic_s()
+        room = self.room
         batch: list[Waiter] = []
-        while len(batch) < WIDTH_MAX and (waiter := self._next(now_s)) is not None:
+        left: list[Waiter] = []
+        while len(batch) < WIDTH_MAX and (waiter := room.next(now_s, left)) is not None:
             batch.append(waiter)
         if self._identity_width:
+            self._see_off(left)
             batch.sort(key=attrgetter("identity"))
         return batch
+
+    def _see_off(self, left: Iterable[Waiter]) -> None:
+        """Who left the room without an answer makes way for whoever stood behind."""
+        if self._identity_width:
+            for waiter in left:
+                self._let_next(waiter.identity)
 
     def _finish(self, batch: list[Waiter]) -> None:
         """Whatever happened, nobody waits for ever, and who stood behind is next."""
         for waiter in batch:
             if not waiter.answer.done():
                 waiter.answer.set_exception(DatabaseDown("The statement was interrupted."))
-            if self._identity_width:
-                self._let_next(waiter.identity)
+        self._see_off(batch)
 
-    def _turn_away(self, error: BaseException, *, everybody: bool) -> None:
-        """Tell those who wait that there is no connection: everybody, or only whose time is up."""
+    def _turn_away(self, error: BaseException) -> None:
+        """Tell everybody that their statement will not be sent."""
         now_s = monotonic_s()
-        while self._ready and (everybody or self._ready[0].deadline_s <= now_s or self._ready[0].answer.done()):
-            waiter = self._ready.popleft()
-            if not waiter.answer.done():
-                self.counts.expired += 1
-                waiter.answer.set_exception(error)
-            if self._identity_width:
-                self._let_next(waiter.identity)
+        while len(self.room):
+            self._see_off(self.room.dismiss(error, now_s=now_s))
 
-    def _found_gone(self) -> bool:
-        """Search a full queue for callers that have gone, now and then: they must not keep others out."""
+    def _dismiss_late(self) -> None:
+        """Tell those who wait and whose time has ended; look again while somebody waits."""
+        self._sweep = None
         now_s = monotonic_s()
-        if now_s - self._searched_s < SEARCH_EVERY_S:
-            return False
-        self._searched_s = now_s
-        before = self.waiting
-        ready, self._ready = self._ready, deque()
-        for waiter in ready:
-            if not waiter.answer.done():
-                self._ready.append(waiter)
-            elif self._identity_width:
-                self._let_next(waiter.identity)
+        self._see_off(self.room.dismiss(now_s=now_s))
         for identity, queue in self._behind.items():
             if queue:
-                left = deque(waiter for waiter in queue if not waiter.answer.done())
-                self._behind_count -= len(queue) - len(left)
-                self._behind[identity] = left
-        return self.waiting < before
+                stay: deque[Waiter] = deque()
+                for waiter in queue:
+                    if not waiter.answer.done() and waiter.deadline_s <= now_s:
+                        self.room.counts.expired += 1
+                        waiter.answer.set_exception(DeadlineExceeded())
+                    if not waiter.answer.done():
+                        stay.append(waiter)
+                self._behind_count -= len(queue) - len(stay)
+                self._behind[identity] = stay
+        if self.waiting:
+            self._sweep = asyncio.get_running_loop().call_later(SWEEP_EVERY_S, self._dismiss_late)
 
     # Lanes.
 
@@ -219,24 +207,24 @@ class Batcher:
         self._running.discard(lane)
         self._collecting.discard(lane)
         if lane.cancelled():  # the event loop is going down
-            self._turn_away(DatabaseDown("The statement was interrupted."), everybody=True)
+            self._turn_away(DatabaseDown("The statement was interrupted."))
         self._start_another(lane.get_loop())
 
     def _start_another(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._collecting or not self._ready:
+        if self._collecting or not self.room:
             return
-        if not self._running or (len(self._running) < self._lanes and len(self._ready) >= WIDTH_GOOD):
+        if not self._running or (len(self._running) < self._lanes and len(self.room) >= WIDTH_GOOD):
             self._start_lane(loop)
 
     async def _run_lane(self) -> None:
         lane = asyncio.current_task()
         assert lane is not None
-        while self._ready:
+        while self.room:
             self._collecting.add(lane)
             batch: list[Waiter] = []
             try:
                 # The connection first: who comes while it is busy goes along, and whose time ends does not.
-                async with self._pool.connection(deadline_s=self._ready[0].deadline_s) as connection:
+                async with self._connection(monotonic_s() + LANE_PATIENCE_S) as connection:
                     self._collecting.discard(lane)
                     batch = self._take()
                     self._start_another(lane.get_loop())
@@ -247,17 +235,25 @@ class Batcher:
                 if batch:
                     await self._tell_or_part(batch, error)
                 else:
-                    self._turn_away(error, everybody=not isinstance(error, DeadlineExceeded))
+                    self._turn_away(error)
             finally:
                 self._finish(batch)
 
+    def _connection(self, deadline_s: float) -> AbstractAsyncContextManager[Connection]:
+        """Borrow a connection for a statement, as urgently as the most urgent of those who wait for it."""
+        purpose = Purpose(route="batch", urgency=self.room.most_urgent)
+        return self._pool.connection(deadline_s=deadline_s, query=self._query, site="batch", admitted_as=purpose)
+
     async def _send(self, connection: Connection, batch: list[Waiter]) -> None:
+        started_s = monotonic_s()
+        connection.on_behalf_of([waiter.purpose for waiter in batch])
         self.counts.statements += 1
         self.counts.rows += len(batch)
         columns = zip(*(waiter.row for waiter in batch), strict=True)
         deadline_s = max(waiter.deadline_s for waiter in batch)
-        timeout_s = max(0.001, deadline_s - monotonic_s())
+        timeout_s = max(0.001, deadline_s - started_s)
         rows = await connection.fetch(self._query, *map(list, columns), timeout_s=timeout_s)
+        self._note_pace(monotonic_s() - started_s)
         if self._echo is None:
             answers = {row["ordinal"] - 1: row for row in rows}
             found = [answers.get(place) for place in range(len(batch))]
@@ -267,6 +263,13 @@ class Batcher:
         for waiter, row in zip(batch, found, strict=True):
             if not waiter.answer.done():
                 waiter.answer.set_result(row)
+
+    def _note_pace(self, took_s: float) -> None:
+        """Tell the room how long statements take of late: who comes now waits for one, and for those before them."""
+        room = self.room
+        room.round_s += (took_s - room.round_s) * 0.2
+        room.turn_s = room.round_s / (WIDTH_MAX * self._lanes)
+        room.target_s = max(TARGET_S, 2 * room.round_s)
 
     async def _tell_or_part(self, batch: list[Waiter], error: Exception) -> None:
         """Tell everybody why the statement failed; but where one row is at fault, only whose row it is.
@@ -292,13 +295,13 @@ class Batcher:
         now_s = monotonic_s()
         for waiter in half:
             if waiter.deadline_s <= now_s and not waiter.answer.done():
-                self.counts.expired += 1
+                self.room.counts.expired += 1
                 waiter.answer.set_exception(DeadlineExceeded())
         batch = [waiter for waiter in half if not waiter.answer.done()]
         if not batch:
             return
         try:
-            async with self._pool.connection(deadline_s=max(waiter.deadline_s for waiter in batch)) as connection:
+            async with self._connection(max(waiter.deadline_s for waiter in batch)) as connection:
                 await self._send(connection, batch)
         except Exception as error:  # noqa: BLE001 - as in `_run_lane`
             await self._tell_or_part(batch, error)

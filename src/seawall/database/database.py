@@ -14,6 +14,7 @@ from seawall.database.endpoint import Endpoint
 from seawall.database.pool import CONNECTION_LOST, Connection, Pool, in_our_words
 from seawall.database.queries import Query
 from seawall.errors import DeadlineExceeded
+from seawall.telemetry.purpose import PURPOSE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +105,7 @@ class Database:
         batcher = self._batchers.get(query)
         if batcher is None:
             batcher = self._batchers[query] = Batcher(query, self.pool, lanes=self.settings.read_lanes)
-        return await batcher.submit(key, deadline_s=monotonic_s() + self.settings.patience_s)
+        return await batcher.submit(key, deadline_s=self._deadline_s())
 
     async def write(self, query: Query, *row: object, identity_width: int, echo: int | None = None) -> Any:
         """Write one row, merged with those that wait beside it; durable when this returns.
@@ -125,7 +126,7 @@ class Database:
             batcher = self._batchers[query] = Batcher(
                 query, self.pool, lanes=self.settings.write_lanes, identity_width=identity_width, echo=echo
             )
-        return await batcher.submit(row, deadline_s=monotonic_s() + self.settings.patience_s)
+        return await batcher.submit(row, deadline_s=self._deadline_s())
 
     async def fetch(self, query: Query, *arguments: object, patience_s: float | None = None) -> list[Any]:
         """Run one statement by itself and return its rows.
@@ -143,8 +144,8 @@ class Database:
         if patience_s is not None and patience_s > self.settings.patience_s:
             async with self.transaction(patience_s=patience_s) as transaction:
                 return await transaction.fetch(query, *arguments)
-        deadline_s = monotonic_s() + (self.settings.patience_s if patience_s is None else patience_s)
-        async with _driver_errors_named(), self.pool.connection(deadline_s=deadline_s) as connection:
+        deadline_s = self._deadline_s(patience_s)
+        async with _driver_errors_named(), self.pool.connection(deadline_s=deadline_s, query=query) as connection:
             return await connection.fetch(query, *arguments, timeout_s=max(0.001, deadline_s - monotonic_s()))
 
     async def fetch_one(self, query: Query, *arguments: object) -> Any:
@@ -158,7 +159,7 @@ class Database:
 
         What the block raises goes out at once; the pool sees to it that the transaction is rolled back.
         """
-        deadline_s = monotonic_s() + (self.settings.patience_s if patience_s is None else patience_s)
+        deadline_s = self._deadline_s(patience_s)
         async with _driver_errors_named(), self.pool.connection(deadline_s=deadline_s) as connection:
             transaction = Transaction(connection, deadline_s=deadline_s)
             await transaction.say("begin")
@@ -167,6 +168,12 @@ class Database:
                 await transaction.say(f"set local statement_timeout = {int(patience_s * 1000)}")
             yield transaction
             await transaction.say("commit")
+
+    def _deadline_s(self, patience_s: float | None = None) -> float:
+        """Return when work that begins now must have ended: in so long, or when its request must have."""
+        deadline_s = monotonic_s() + (self.settings.patience_s if patience_s is None else patience_s)
+        given_s = PURPOSE.get().deadline_s
+        return deadline_s if given_s is None else min(deadline_s, given_s)
 
 
 @asynccontextmanager

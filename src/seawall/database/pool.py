@@ -1,8 +1,8 @@
-"""A few connections, lent out one at a time, first come first served.
+"""A few connections, lent out one at a time to whoever should have one next.
 
 A connection is lent for the length of one statement or one short transaction, never while bytes
 flow, and never twice to one task: a bounded pool in which a holder waits for a second connection
-stops for good.
+stops for good. Who waits, waits by the rules of `waiting`; who holds one is on the books of `holds`.
 
 What comes back in doubt (its borrower failed, or was cancelled while the server was still at work) is
 lent again only after the server has said that it stopped. Until then its place is taken, so that a
@@ -10,9 +10,9 @@ crowd of clients that give up cannot make more connections than there are places
 """
 
 import asyncio
+import logging
 import random
-from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -20,8 +20,14 @@ import asyncpg
 
 from seawall.clock import monotonic_s
 from seawall.database.endpoint import Endpoint
+from seawall.database.holds import Hold, Holds, call_site, stack_of
 from seawall.database.queries import Query
-from seawall.errors import DatabaseDown, DeadlineExceeded, Overloaded, SeawallError, StorageFull, Unavailable
+from seawall.database.waiting import TARGET_S, Waiter, WaitingRoom
+from seawall.errors import DatabaseDown, DeadlineExceeded, SeawallError, StorageFull, Unavailable
+from seawall.telemetry.metrics import DURATION_BUCKETS_S, Histogram
+from seawall.telemetry.purpose import PURPOSE, Purpose
+
+log = logging.getLogger(__name__)
 
 # After a database restart every node comes back at once: two connects at a time, and not all of
 # them at the same moment.
@@ -31,7 +37,17 @@ CONNECT_PAUSE_S = (0.05, 0.5)
 CLOSE_TIMEOUT_S = 2.0
 # How long a server may take to say that it stopped what was cancelled.
 SETTLE_TIMEOUT_S = 2.0
-WAITERS_MAX = 4096
+# How many requests to cancel a statement may be under way: each is a connection of its own, beside the pool's.
+CANCELS_AT_ONCE = 2
+# A connection is replaced after half an hour or so: what a server process gathered in memory goes with it, and a
+# changed address or password is noticed. Not all at the same moment.
+LIFETIME_S = 30 * 60.0
+LIFETIME_JITTER = 0.1
+# One that was idle for this long is tried before somebody needs it: a firewall may have forgotten it.
+IDLE_CHECK_S = 30.0
+MAINTAIN_EVERY_S = 1.0
+# Nothing of ours holds a connection for long but migrations, which have their own.
+HELD_TOO_LONG_S = 2.0
 # What has no deadline of its own (begin, commit) ends this long after a statement must have ended.
 COMMAND_MARGIN_S = 1.0
 
@@ -101,13 +117,23 @@ def in_our_words(error: BaseException) -> SeawallError | None:
 
 @dataclass(slots=True, eq=False)
 class Connection:
-    """One connection and the statements prepared on it. State: the prepared statements."""
+    """One connection and the statements prepared on it. State: those statements, and who holds it."""
 
     raw: "asyncpg.Connection[asyncpg.Record]"
+    retires_s: float = float("inf")
+    used_s: float = 0.0
+    hold: Hold | None = None
     prepared: dict[Query, "asyncpg.prepared_stmt.PreparedStatement[asyncpg.Record]"] = field(default_factory=dict)
+
+    def on_behalf_of(self, purposes: Sequence[Purpose]) -> None:
+        """Say in whose name it is held, where that is more than one."""
+        if self.hold is not None and purposes:
+            self.hold.purposes = purposes
 
     async def fetch(self, query: Query, *arguments: object, timeout_s: float) -> list[asyncpg.Record]:
         """Run one named statement and return its rows."""
+        if self.hold is not None:
+            self.hold.query = query.name
         statement = self.prepared.get(query)
         if statement is None:
             statement = await self.raw.prepare(query.sql, timeout=timeout_s)
@@ -115,11 +141,28 @@ class Connection:
         return await statement.fetch(*arguments, timeout=timeout_s)
 
 
+@dataclass(slots=True)
+class PoolCounts:
+    """What a pool did so far, besides lending."""
+
+    opened: int = 0
+    open_failures: int = 0
+    refused_by_server: int = 0
+    """Attempts to connect that the server refused because it had no connection left."""
+    retired: int = 0
+    cancels: int = 0
+
+
 class Pool:
-    """Lends connections. State: the idle connections, how many places are taken, and who waits."""
+    """Lends connections. State: the idle connections, how many places are taken, who waits, who holds."""
 
     def __init__(self, endpoint: Endpoint, *, size: int, application_name: str, statement_timeout_s: float) -> None:
         self.size = size
+        self.room = WaitingRoom()
+        self.holds = Holds()
+        self.counts = PoolCounts()
+        self.create_durations = Histogram(DURATION_BUCKETS_S)
+        self.wait_durations = Histogram(DURATION_BUCKETS_S)
         self._endpoint = endpoint
         self._command_timeout_s = statement_timeout_s + COMMAND_MARGIN_S
         self._server_settings = {
@@ -129,13 +172,16 @@ class Pool:
         }
         self._idle: list[Connection] = []
         self._lent = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._holders: set[asyncio.Task[object]] = set()
         self._connecting = asyncio.Semaphore(CONNECTS_AT_ONCE)
+        self._driver_connection = _bounded_cancels(self.counts)
         self._settling: set[asyncio.Task[None]] = set()
+        self._maintaining: asyncio.Task[None] | None = None
+        self._fewer = asyncio.Event()
         self._closed = False
 
     def __repr__(self) -> str:
-        return f"<Pool {self._lent} lent, {len(self._idle)} idle, {len(self._waiting)} waiting, size {self.size}>"
+        return f"<Pool {self._lent} lent, {len(self._idle)} idle, {self.waiting} waiting, size {self.size}>"
 
     @property
     def lent(self) -> int:
@@ -150,65 +196,121 @@ class Pool:
     @property
     def waiting(self) -> int:
         """How many tasks wait for a connection."""
-        return len(self._waiting)
+        return len(self.room)
 
     @asynccontextmanager
-    async def connection(self, *, deadline_s: float) -> AsyncIterator[Connection]:
+    async def connection(
+        self, *, deadline_s: float, query: Query | None = None, site: str = "", admitted_as: Purpose | None = None
+    ) -> AsyncIterator[Connection]:
         """Lend a connection for the length of the block.
 
         Args:
             deadline_s: when to give up waiting, on the monotonic clock.
+            query: what it is for, if that is known: how long that usually takes decides whose turn it is.
+            site: where it is asked for; found out when empty.
+            admitted_as: in whose name, for those who waited elsewhere by the same rules: they are not refused for
+                having to wait here as well. The running task's purpose when None.
 
         Raises:
-            Overloaded: too many wait already.
+            Overloaded: it would take too long, or too many wait already.
             DeadlineExceeded: none came back in time.
             DatabaseDown: none could be opened in time.
+            RuntimeError: this task holds one already.
         """
-        await self._enter(deadline_s)
+        task = asyncio.current_task()
+        assert task is not None
+        if task in self._holders:
+            raise RuntimeError("a task that holds a connection must not ask for another: a bounded pool would stop")
+        purpose = admitted_as or PURPOSE.get()
+        cost = self.holds.relative_cost(query.name) if query is not None else 1.0
+        await self._enter(deadline_s, purpose, cost, is_admitted=admitted_as is not None)
         try:
             connection = self._take_idle() or await self._open(deadline_s)
         except BaseException:
             self._pass_on()
             raise
+        hold = Hold(monotonic_s(), site or call_site(__package__), (purpose,), task)
+        connection.hold = hold
+        self._holders.add(task)
+        self.holds.begin(hold)
         try:
             yield connection
         except BaseException as error:
-            self._leave(connection, error)
+            self._come_back(connection, hold, error)
             raise
-        self._leave(connection, None)
+        self._come_back(connection, hold, None)
+
+    async def resize(self, size: int) -> None:
+        """Have at most so many connections; returns once no more than that are open."""
+        self.size = size
+        while self._lent < self.size and self._lend_to_next():
+            self._lent += 1
+        while self._lent + len(self._idle) > self.size:
+            if self._idle:
+                await _close(self._idle.pop())
+            else:
+                self._fewer.clear()
+                await self._fewer.wait()
 
     async def close(self) -> None:
         """Close every idle connection; those lent are closed when they come back."""
         self._closed = True
+        if self._maintaining is not None:
+            self._maintaining.cancel()
+            await asyncio.wait([self._maintaining])
         while self._settling:
             await asyncio.wait(self._settling)
         idle, self._idle = self._idle, []
         await asyncio.gather(*(_close(connection) for connection in idle))
 
-    async def _enter(self, deadline_s: float) -> None:
-        """Take one of the `size` places, waiting for it in order of arrival."""
-        left_s = deadline_s - monotonic_s()
-        if left_s <= 0:
+    # Places.
+
+    async def _enter(self, deadline_s: float, purpose: Purpose, cost: float, *, is_admitted: bool) -> None:
+        """Take one of the `size` places, waiting for it when all are taken."""
+        now_s = monotonic_s()
+        if deadline_s <= now_s:
+            self.room.counts.expired += 1
             raise DeadlineExceeded
         if self._lent < self.size:
             self._lent += 1
+            self.wait_durations.observe(0.0)
             return
-        if len(self._waiting) >= WAITERS_MAX:
-            raise Overloaded
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiter = Waiter(answer, deadline_s, purpose, cost=cost)
+        if is_admitted:
+            self.room.put_back(waiter, now_s=now_s)
+        else:
+            self.room.enter(waiter, now_s=now_s)
         try:
-            async with asyncio.timeout(left_s):
-                await turn
+            async with asyncio.timeout(deadline_s - now_s):
+                await answer
         except BaseException as error:
-            if turn.done() and not turn.cancelled():
+            if answer.cancelled():
+                self.room.one_has_gone(now_s=monotonic_s())
+            elif answer.done() and answer.exception() is None:
                 self._pass_on()  # The place came in the same moment as the end of patience.
-            else:
-                with suppress(ValueError):  # or whoever passed a place on saw that this one is gone
-                    self._waiting.remove(turn)
             if isinstance(error, TimeoutError):
+                self.room.counts.expired += 1
                 raise DeadlineExceeded from None
             raise
+        finally:
+            self.wait_durations.observe(monotonic_s() - now_s)
+
+    def _pass_on(self) -> None:
+        """Hand one place to whoever is next, or free it."""
+        if self._lent > self.size or not self._lend_to_next():
+            self._lent -= 1
+            self._fewer.set()
+
+    def _lend_to_next(self) -> bool:
+        """Give a place to whoever is next; return False when nobody waits."""
+        waiter = self.room.next(monotonic_s(), [])
+        if waiter is None:
+            return False
+        waiter.answer.set_result(None)
+        return True
+
+    # Connections.
 
     def _take_idle(self) -> Connection | None:
         while self._idle:
@@ -217,18 +319,33 @@ class Pool:
                 return connection
         return None
 
-    def _leave(self, connection: Connection, error: BaseException | None) -> None:
-        """Give back the place, and the connection if it can be used again."""
+    def _come_back(self, connection: Connection, hold: Hold, error: BaseException | None) -> None:
+        """Write down how long it was held; give back the place, and the connection if it can be used again."""
+        now_s = monotonic_s()
+        connection.hold = None
+        connection.used_s = now_s
+        if hold.task is not None:
+            self._holders.discard(hold.task)
+        self.holds.end(hold, now_s=now_s)
+        self.room.turn_s = self.holds.mean_s / max(1, self.size)
+        self.room.target_s = max(TARGET_S, 2 * self.room.turn_s)
         if is_lost(error) or self._closed or connection.raw.is_closed():
             connection.raw.terminate()
             self._pass_on()
         elif error is None and not connection.raw.is_in_transaction():
-            self._idle.append(connection)
+            self._keep(connection)
             self._pass_on()
         else:
             task = asyncio.get_running_loop().create_task(self._settle(connection), name="settle a connection")
             self._settling.add(task)
             task.add_done_callback(self._settling.discard)
+
+    def _keep(self, connection: Connection) -> None:
+        """Keep a connection for the next, unless there are more than there should be."""
+        if self._lent > self.size:
+            connection.raw.terminate()
+        else:
+            self._idle.append(connection)
 
     async def _settle(self, connection: Connection) -> None:
         """Wait until the server has stopped what was cancelled, and end the transaction it may be in."""
@@ -245,19 +362,11 @@ class Pool:
             pass  # `certain` says so.
         finally:
             if certain:
-                self._idle.append(connection)
+                connection.used_s = monotonic_s()
+                self._keep(connection)
             else:
                 raw.terminate()
             self._pass_on()
-
-    def _pass_on(self) -> None:
-        """Hand one place to whoever waits longest, or free it."""
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self._lent -= 1
 
     async def _open(self, deadline_s: float) -> Connection:
         """Connect, again and again until the deadline: a restarting server is worth waiting for."""
@@ -265,19 +374,85 @@ class Pool:
         while (left_s := deadline_s - monotonic_s()) > 0 and not self._closed:
             try:
                 async with asyncio.timeout(left_s), self._connecting:
+                    started_s = monotonic_s()
                     raw = await asyncpg.connect(
                         **self._endpoint.connect_arguments(),
                         timeout=min(left_s, CONNECT_TIMEOUT_S),
                         command_timeout=self._command_timeout_s,
                         server_settings=self._server_settings,
                         statement_cache_size=0,
+                        connection_class=self._driver_connection,
                     )
-                return Connection(raw)
             except (*CONNECTION_LOST, asyncpg.PostgresError) as error:
+                self.counts.open_failures += 1
+                self.counts.refused_by_server += isinstance(error, asyncpg.exceptions.TooManyConnectionsError)
                 failure = error
+            else:
+                now_s = monotonic_s()
+                self.counts.opened += 1
+                self.create_durations.observe(now_s - started_s)
+                if self._maintaining is None:
+                    loop = asyncio.get_running_loop()
+                    self._maintaining = loop.create_task(self._maintain(), name="look after connections")
+                jitter = random.uniform(1 - LIFETIME_JITTER, 1 + LIFETIME_JITTER)  # noqa: S311 - not a secret
+                return Connection(raw, retires_s=now_s + LIFETIME_S * jitter, used_s=now_s)
             pause_s = random.uniform(*CONNECT_PAUSE_S)  # noqa: S311 - jitter, not a secret
             await asyncio.sleep(min(pause_s, max(0.0, deadline_s - monotonic_s())))
         raise DatabaseDown("The database cannot be reached.") from failure
+
+    # Maintenance.
+
+    async def _maintain(self) -> None:
+        """Replace what is old, try what was idle for long, tell of what is held too long. Runs until cancelled."""
+        while True:
+            await asyncio.sleep(MAINTAIN_EVERY_S)
+            self._tell_of_long_holds(monotonic_s())
+            try:
+                await self._look_after_idle(monotonic_s())
+            except Exception as error:
+                log.exception("database.maintenance_failed", extra={"error": repr(error)})
+
+    def _tell_of_long_holds(self, now_s: float) -> None:
+        for hold in self.holds.held_too_long(HELD_TOO_LONG_S, now_s=now_s):
+            log.warning(
+                "database.connection_held_long",
+                extra={
+                    "held_s": round(now_s - hold.since_s, 1),
+                    "query": hold.query,
+                    "site": hold.site,
+                    "stack": stack_of(hold.task),
+                },
+            )
+
+    async def _look_after_idle(self, now_s: float) -> None:
+        for connection in [*self._idle]:
+            if connection not in self._idle:
+                continue  # somebody needed it meanwhile
+            if connection.retires_s <= now_s:
+                self._idle.remove(connection)
+                self.counts.retired += 1
+                await _close(connection)
+            elif now_s - connection.used_s > IDLE_CHECK_S and self._lent < self.size:
+                self._idle.remove(connection)
+                self._lent += 1
+                await self._settle(connection)
+
+
+def _bounded_cancels(counts: PoolCounts) -> "type[asyncpg.Connection[asyncpg.Record]]":
+    """Return the driver's connection, made to send few requests to cancel at a time.
+
+    Each is a connection to the server, which the driver opens by itself: a crowd that gives up in the same second
+    would be a crowd of connections.
+    """
+    gate = asyncio.Semaphore(CANCELS_AT_ONCE)
+
+    class BoundedConnection(asyncpg.Connection):
+        async def _cancel(self, *arguments: object) -> None:
+            counts.cancels += 1
+            async with gate:
+                await super()._cancel(*arguments)  # type: ignore[misc]
+
+    return BoundedConnection
 
 
 async def _close(connection: Connection) -> None:

@@ -18,14 +18,19 @@ from seawall.s3.errors import S3Error, error_xml, translate
 from seawall.s3.links import Links
 from seawall.s3.listing_verbs import ListingVerbs
 from seawall.s3.object_verbs import ObjectVerbs
-from seawall.s3.operations import OPERATIONS, Target, find_operation, read_query, read_target
+from seawall.s3.operations import OPERATIONS, URGENCIES, Target, find_operation, read_query, read_target
 from seawall.s3.requests import S3Request
 from seawall.s3.signature import Signed, SigningKeys, parse, verify
 from seawall.s3.upload_verbs import UploadVerbs
+from seawall.telemetry.purpose import PURPOSE, Purpose, Urgency
 
 log = logging.getLogger(__name__)
 
 Verb = Callable[[S3Request], Awaitable[None]]
+
+# Until the first byte of a body that is not the client's to send.
+FIRST_BYTE_S = 5.0
+AUTHENTICATION = Purpose(route="authentication", urgency=Urgency.INTERACTIVE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +89,7 @@ class S3Door:
         """Answer one request."""
         try:
             request = self._follow(exchange) or await self._understand(exchange)
+            PURPOSE.set(purpose_of(exchange))
             await self._verbs[exchange.operation](request)
         except ClientGone:
             raise
@@ -109,6 +115,7 @@ class S3Door:
             S3Error: it makes no sense, the claim is false, or nobody is known under that key.
         """
         headers = exchange.headers
+        PURPOSE.set(AUTHENTICATION)
         target = read_target(exchange.path, headers.get("host", ""), domains=self._settings.domains)
         query = read_query(exchange.query) if exchange.query else {}
         claim = parse(method=exchange.method, raw_path=exchange.path, raw_query=exchange.query, headers=headers)
@@ -155,6 +162,14 @@ class S3Door:
             )
         else:
             exchange.respond(answer.status, [("Content-Type", "application/xml"), *headers], body)
+
+
+def purpose_of(exchange: Exchange) -> Purpose:
+    """Return in whose name, how urgently and until when an understood request is worked on."""
+    urgency = URGENCIES.get(exchange.operation, Urgency.NORMAL)
+    # Whoever sends a body, or has bytes copied, sets the pace; an answer that needs neither has to begin in time.
+    deadline_s = exchange.started_s + FIRST_BYTE_S if urgency is Urgency.INTERACTIVE else None
+    return Purpose(exchange.operation, exchange.account or 0, urgency, deadline_s)
 
 
 def _signed_request(

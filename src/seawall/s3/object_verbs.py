@@ -29,6 +29,7 @@ from seawall.s3.headers import (
 from seawall.s3.operations import refuse_unbuilt
 from seawall.s3.payload import read_payload
 from seawall.s3.requests import S3Request
+from seawall.telemetry.purpose import without_deadline
 
 EXPECTED_OWNER = "x-amz-expected-bucket-owner"
 ATTRIBUTES = frozenset({"ETag", "Checksum", "ObjectParts", "StorageClass", "ObjectSize"})
@@ -239,6 +240,7 @@ class ObjectVerbs:
         # The first bytes are found and verified before the first line is sent: after it, no error can be told.
         extent = await anext(extents, None)
         verified = await _verify_first(extent)
+        without_deadline()
         await exchange.start(status, headers, content_length=span.size_bytes)
         while extent is not None:
             if isinstance(extent, FileExtent):
