@@ -36,6 +36,7 @@ from seawall.scaling import LocalNodes, stop_strays
 from seawall.settings import Settings
 from seawall.telemetry.link import Link, Message, report
 from seawall.telemetry.metrics import FleetCollector, RequestMetrics, Snapshot, number, registry_of
+from seawall.telemetry.purpose import PURPOSE, Purpose, Urgency
 from seawall.telemetry.request_log import RequestLog, quoted
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,8 @@ Loop = Callable[[], Awaitable[None]]
 
 # A node that has not heard from the database for so long should not get requests.
 HEARD_MAX_S = 3.0
+# Lines of the table of who holds connections: with ten, nobody who matters is missing.
+BLAMED_MAX = 10
 LOOP_PAUSE_S = 1.0
 LOOP_PAUSE_MAX_S = 30.0
 ROOT = "root"
@@ -101,6 +104,7 @@ async def running_node(
                 "ready": readiness.ready,
                 "reason": readiness.reason,
                 "metrics": node_snapshot(node),
+                "connections": connections_of(database),
             }
 
         if settings.health_port:
@@ -108,13 +112,13 @@ async def running_node(
             health = HealthDoor(lambda: node.readiness(credentials), registry)
             await serve_health(stack, health, settings, settings.health_port)
 
-        loops: dict[str, Loop] = {
-            "follow access epoch": credentials.follow_epoch,
-            "sweep blobs": sweeper.run,
-            "report to keeper": lambda: report(settings.socket_path(), name, summary),
+        loops: dict[str, tuple[Urgency, Loop]] = {
+            "follow access epoch": (Urgency.CRITICAL, credentials.follow_epoch),
+            "sweep blobs": (Urgency.BACKGROUND, sweeper.run),
+            "report to keeper": (Urgency.NORMAL, lambda: report(settings.socket_path(), name, summary)),
         }
-        for loop_name, loop in loops.items():
-            keep_running(stack, loop_name, loop)
+        for loop_name, (urgency, loop) in loops.items():
+            keep_running(stack, loop_name, loop, urgency=urgency)
 
         await stack.enter_async_context(server)
         for listener in listeners:
@@ -277,6 +281,7 @@ class Answers:
                     "pid": pid,
                     "ready": bool(summaries.get(name, {}).get("ready", False)),
                     "reason": summaries.get(name, {}).get("reason", "has not reported yet"),
+                    "connections": summaries.get(name, {}).get("connections"),
                 }
                 for name, pid in self.keeper.nodes.pids.items()
             },
@@ -286,10 +291,11 @@ class Answers:
 # Parts that are started in more than one place.
 
 
-def keep_running(stack: AsyncExitStack, name: str, loop: Loop) -> None:
+def keep_running(stack: AsyncExitStack, name: str, loop: Loop, *, urgency: Urgency = Urgency.NORMAL) -> None:
     """Run a loop beside the rest until the stack unwinds; when it fails, say so and start it again."""
 
     async def run() -> None:
+        PURPOSE.set(Purpose(route=name, urgency=urgency))
         pause_s = LOOP_PAUSE_S
         while True:
             started_s = monotonic_s()
@@ -353,27 +359,78 @@ def observer(metrics: RequestMetrics, lines: RequestLog | None) -> Callable[[Exc
 
 def node_snapshot(node: Node) -> dict[str, Any]:
     """Return where every metric of a node stands."""
-    server, pool = node.server, node.database.pool
+    server = node.server
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    batches = node.database.batches()
     resident_pages = int(Path("/proc/self/statm").read_text().split()[1])
     return {
         **node.metrics.snapshot(),
+        **database_snapshot(node.database),
         "http_server_connections": [number(server.connections)],
         "http_server_connections_refused_total": [number(server.counts.refused_connections)],
         "http_server_bad_requests_total": [number(server.counts.bad_heads)],
         "http_server_timeouts_total": [number(server.counts.expired)],
         "http_server_body_memory_bytes": [number(server.body_memory.held_bytes)],
-        "db_client_connection_count": [number(pool.lent, "used"), number(pool.idle, "idle")],
-        "db_client_connection_max": [number(pool.size)],
-        "db_client_connection_pending_requests": [number(pool.waiting)],
-        "db_client_batch_pending_rows": [number(batch.waiting, name) for name, batch in batches.items()],
-        "db_client_batch_statements_total": [number(batch.counts.statements, name) for name, batch in batches.items()],
-        "db_client_batch_rows_total": [number(batch.counts.rows, name) for name, batch in batches.items()],
         "process_cpu_seconds_total": [number(usage.ru_utime + usage.ru_stime)],
         "process_resident_memory_bytes": [number(resident_pages * resource.getpagesize())],
         "process_open_fds": [number(len(os.listdir("/proc/self/fd")))],  # noqa: PTH208 - only their number counts
         "seawall_node_up": [number(1)],
+    }
+
+
+def database_snapshot(database: Database) -> dict[str, Any]:
+    """Return where the metrics of one process's connections and batches stand."""
+    pool, batches = database.pool, database.batches()
+    counts = pool.counts
+    events = {
+        "opened": counts.opened,
+        "retired": counts.retired,
+        "failed": counts.open_failures,
+        "refused": counts.refused_by_server,
+        "cancel": counts.cancels,
+    }
+    rooms = {"pool": pool.room, **{name: batch.room for name, batch in batches.items()}}
+    return {
+        "db_client_connection_count": [number(pool.lent, "used"), number(pool.idle, "idle")],
+        "db_client_connection_max": [number(pool.size)],
+        "db_client_connection_pending_requests": [number(pool.waiting)],
+        "db_client_connection_wait_time_seconds": [pool.wait_durations.sample()],
+        "db_client_connection_use_time_seconds": [
+            histogram.sample(*labels) for labels, histogram in pool.holds.durations.items()
+        ],
+        "db_client_connection_create_time_seconds": [pool.create_durations.sample()],
+        "db_client_connection_timeouts_total": [number(pool.room.counts.expired)],
+        "db_client_connection_events_total": [number(count, event) for event, count in events.items()],
+        "db_client_turned_away_total": [
+            number(count, name, reason)
+            for name, room in rooms.items()
+            for reason, count in (
+                ("refused", room.counts.refused),
+                ("shed", room.counts.shed),
+                ("expired", room.counts.expired),
+            )
+        ],
+        "db_client_batch_wait_seconds_total": [
+            number(batch.room.counts.waited_s, name) for name, batch in batches.items()
+        ],
+        "db_client_batch_pending_rows": [number(batch.waiting, name) for name, batch in batches.items()],
+        "db_client_batch_statements_total": [number(batch.counts.statements, name) for name, batch in batches.items()],
+        "db_client_batch_rows_total": [number(batch.counts.rows, name) for name, batch in batches.items()],
+    }
+
+
+def connections_of(database: Database) -> dict[str, Any]:
+    """Return what a process does with its connections, and who held them lately."""
+    pool = database.pool
+    return {
+        "size": pool.size,
+        "lent": pool.lent,
+        "idle": pool.idle,
+        "waiting": pool.waiting,
+        "saturated": pool.saturated,
+        "blame": [
+            {**blame.account._asdict(), "held_s": round(blame.held_s, 3), "share": round(blame.share, 3)}
+            for blame in pool.holds.blame(now_s=monotonic_s(), lines_max=BLAMED_MAX)
+        ],
     }
 
 

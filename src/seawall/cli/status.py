@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from typing import Any
 
 import click
 
@@ -12,9 +13,13 @@ from seawall.telemetry.link import ask
 
 @click.command()
 @data_dir_option
+@click.option("--connections", "with_connections", is_flag=True, help="Say who holds connections also when none lacks.")
 @json_option
-def status(data_dir: str | None, *, as_json: bool) -> None:
-    """Say how the service is: exit code 0 when it is ready, 1 when not, 2 when none runs."""
+def status(data_dir: str | None, *, with_connections: bool, as_json: bool) -> None:
+    """Say how the service is: exit code 0 when it is ready, 1 when not, 2 when none runs.
+
+    When a node's connections to the database are all in use, it says who held them in the last 10 to 20 s.
+    """
     answer = asyncio.run(ask(read_settings({"data_dir": data_dir}).socket_path(), "status"))
     if as_json:
         click.echo(json.dumps(answer, indent=2))
@@ -24,4 +29,22 @@ def status(data_dir: str | None, *, as_json: bool) -> None:
         click.echo(f"health   {answer['console']}")
         for name, node in answer["nodes"].items():
             click.echo(f"{name:<8} process {node['pid']}, {'ready' if node['ready'] else node['reason']}")
+            connections = node["connections"]
+            if connections is not None and (connections["saturated"] or with_connections):
+                click.echo(_table(connections))
     raise SystemExit(0 if answer["ready"] else 1)
+
+
+def _table(connections: dict[str, Any]) -> str:
+    """Return who held a node's connections lately, the longest first."""
+    lines = [
+        f"  connections: {connections['lent']} of {connections['size']} lent, {connections['idle']} idle, "
+        f"{connections['waiting']} waiting",
+        f"  {'held':>9} {'share':>6}  {'query':<34} {'route':<24} {'tenant':>8}  call site",
+    ]
+    lines += [
+        f"  {line['held_s']:>7.2f} s {line['share']:>6.0%}  {line['query']:<34} {line['route']:<24} "
+        f"{line['tenant']:>8}  {line['site']}"
+        for line in connections["blame"]
+    ]
+    return "\n".join(lines)

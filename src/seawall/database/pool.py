@@ -184,6 +184,11 @@ class Pool:
         return f"<Pool {self._lent} lent, {len(self._idle)} idle, {self.waiting} waiting, size {self.size}>"
 
     @property
+    def saturated(self) -> bool:
+        """Whether somebody waits because everything is lent: the time to ask who holds it."""
+        return self._lent >= self.size and self.waiting > 0
+
+    @property
     def lent(self) -> int:
         """How many connections are out, those being opened or settled included."""
         return self._lent

@@ -11,6 +11,7 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from seawall.s3.errors import S3Error
+from seawall.telemetry.purpose import Urgency
 
 SUBRESOURCES: Final = frozenset(
     {
@@ -224,3 +225,15 @@ OPERATIONS: Final[Mapping[tuple[str, str, frozenset[str]], str]] = {
     ("object", "DELETE", _flags("uploadId")): "AbortMultipartUpload",
 }
 """What is built. The list in the README is checked against this one."""
+
+URGENCIES: Final[Mapping[str, Urgency]] = {
+    **{
+        operation: Urgency.INTERACTIVE
+        for operation in OPERATIONS.values()
+        if operation.startswith(("Get", "Head", "List"))
+    },
+    # Each of these ends something that holds disk and rows.
+    "CompleteMultipartUpload": Urgency.CRITICAL,
+    "AbortMultipartUpload": Urgency.CRITICAL,
+}
+"""Who goes first when not everybody can; other operations are of normal urgency."""

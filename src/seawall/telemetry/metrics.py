@@ -118,6 +118,55 @@ DEFINITIONS: Final[tuple[Definition, ...]] = (
         rises_when="the database is slow, or something holds connections for too long",
     ),
     Definition(
+        name="db_client_connection_wait_time_seconds",
+        kind="histogram",
+        meaning="Time a task waited for a connection.",
+        rises_when="all connections are in use: see who uses them",
+        buckets=DURATION_BUCKETS_S,
+    ),
+    Definition(
+        name="db_client_connection_use_time_seconds",
+        kind="histogram",
+        labels=("query", "route"),
+        meaning="Time a connection was lent, by what it was lent for; a batch counts for the route of its first row.",
+        rises_when="that query is slow, or waits for a lock",
+        buckets=DURATION_BUCKETS_S,
+    ),
+    Definition(
+        name="db_client_connection_create_time_seconds",
+        kind="histogram",
+        meaning="Time it took to open a connection.",
+        rises_when="the server is busy, or far away",
+        buckets=DURATION_BUCKETS_S,
+    ),
+    Definition(
+        name="db_client_connection_timeouts_total",
+        kind="counter",
+        meaning="Tasks that got no connection by their deadline.",
+        rises_when="connections are held for longer than clients have patience",
+    ),
+    Definition(
+        name="db_client_connection_events_total",
+        kind="counter",
+        labels=("event",),
+        meaning="Connections opened, retired for their age, failed to open, refused by a full server; cancels sent.",
+        rises_when="the server restarts or is full (failed, refused), or clients give up (cancels)",
+    ),
+    Definition(
+        name="db_client_turned_away_total",
+        kind="counter",
+        labels=("queue", "reason"),
+        meaning="Who waited for the database in vain: refused at the door, shed from a queue that stood, or expired.",
+        rises_when="more is asked than the database can do",
+    ),
+    Definition(
+        name="db_client_batch_wait_seconds_total",
+        kind="counter",
+        labels=("query",),
+        meaning="Time rows waited for their statement to be sent, summed up.",
+        rises_when="more is asked than the database answers",
+    ),
+    Definition(
         name="db_client_batch_pending_rows",
         kind="gauge",
         labels=("query",),
@@ -180,6 +229,10 @@ class Histogram:
         self.counts[bisect_left(self.buckets, value)] += 1
         self.total += value
 
+    def sample(self, *labels: str) -> Sample:
+        """Return where the counts stand."""
+        return Sample(labels=[*labels], value=self.total, counts=[*self.counts])
+
 
 class RequestMetrics:
     """What is counted of every request. State: the counts."""
@@ -206,8 +259,7 @@ class RequestMetrics:
         """Return where the counts stand."""
         return {
             "http_server_request_duration_seconds": [
-                Sample(labels=[operation, str(status)], value=histogram.total, counts=[*histogram.counts])
-                for (operation, status), histogram in self._by_outcome.items()
+                histogram.sample(operation, str(status)) for (operation, status), histogram in self._by_outcome.items()
             ],
             "http_server_response_body_bytes_total": [
                 number(sent, operation) for operation, sent in self._sent.items()
