@@ -4,10 +4,9 @@ For each size, 32 concurrent writers append, then 32 write files; then all of it
 way the S3 door would. CPU is that of the whole process, threads included, and is what two cores run out
 of first. The catalogue's row costs the same for both tiers and is left out.
 
-Answer (2026-11-23, two cores, ext4 without a journal): up to 1 MiB, the largest a record may be, appending
-costs a third or less of a file's processor time (64 KiB: 65 µs against 1,400; 512 KiB: 410 against 2,300);
-reading, without a socket, is cheaper from a segment and nearly the same at 1 MiB. Making the file is 400 to
-500 µs of it: this file system searches past every inode deleted in the last 35 seconds.
+Answer (2026-11-24, two cores, ext4): up to 1 MiB, the largest a record may be, appending costs a ninth or less of a
+file's processor time (64 KiB: 71 µs against 1,306; 1 MiB: 189 against 1,773); reading, without a socket, is cheaper
+from a segment and nearly the same at 1 MiB. Making the file is 400 to 500 µs of it.
 
     python benchmarks/blob_tiers.py [--seconds 1.0] [--dir DIRECTORY]
 """

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from seawall.access import AccountBook, Credentials, NewAccount
-from seawall.access.accounts import KeyPair
+from seawall.access.accounts import KeyPair, new_access_key, new_secret_key
 from seawall.blobs import DiskBlobStore
 from seawall.clock import monotonic_s
 from seawall.console import HealthDoor, Readiness
@@ -93,7 +93,9 @@ async def running_node(
         lines = None
         if settings.request_log:
             lines = await stack.enter_async_context(RequestLog(settings.data_dir / "log" / f"requests-{name}.jsonl"))
-        server = HttpServer(door, settings.http(), observe=observer(metrics, lines))
+        server = HttpServer(
+            door, settings.http(), observe=observer(metrics, lines), request_id_header="x-amz-request-id"
+        )
         node = Node(store=store, server=server, database=database, metrics=metrics)
         sweeper = Sweeper(database, blobs, grace_s=settings.garbage_grace_s, interval_s=settings.sweep_interval_s)
 
@@ -191,7 +193,7 @@ async def running_keeper(settings: Settings) -> AsyncIterator[Keeper]:
         )
         accounts = AccountBook(database)
         new_root = await ensure_root(accounts, settings)
-        answers = Answers(accounts)
+        answers = Answers(accounts, settings.data_dir)
         link = await stack.enter_async_context(Link(settings.socket_path(), answers))
 
         stack.push_async_callback(nodes.stop)
@@ -228,8 +230,9 @@ async def open_sweeper(settings: Settings, endpoint: Endpoint) -> AsyncIterator[
 class Answers:
     """Answers the questions of commands. State: the keeper, once it runs."""
 
-    def __init__(self, accounts: AccountBook) -> None:
+    def __init__(self, accounts: AccountBook, data_dir: Path) -> None:
         self.keeper: Keeper | None = None
+        self._data_dir = data_dir
         self._accounts = accounts
 
     async def __call__(self, message: Message) -> Any:
@@ -262,6 +265,8 @@ class Answers:
                 return {"removed": message["name"]}
             case "user.key":
                 pair = await self._accounts.give_new_key(message["name"])
+                if message["name"] == ROOT:
+                    keep_root_keys(self._data_dir, pair)
                 return {"access_key": pair.access_key, "secret_key": pair.secret_key}
             case question:
                 raise NotRunning(f"This service does not know the question {question!r}: it is another release.")
@@ -486,24 +491,27 @@ class sole_keeper:  # noqa: N801 - used like a function
 
 async def ensure_root(accounts: AccountBook, settings: Settings) -> KeyPair | None:
     """Make the root account at first start; return its keys when they were made up."""
-    path = settings.data_dir / "root-credentials"
     given = bool(settings.root_access_key and settings.root_secret_key.get_secret_value())
     if any(account.name == ROOT for account in await accounts.list()):
         return None
-    pair = await accounts.add(
-        NewAccount(
-            name=ROOT,
-            access_key=settings.root_access_key,
-            secret_key=settings.root_secret_key.get_secret_value(),
-            is_admin=True,
-        )
+    pair = KeyPair(
+        access_key=settings.root_access_key or new_access_key(),
+        secret_key=settings.root_secret_key.get_secret_value() or new_secret_key(),
     )
+    # The file first: an account whose keys nobody knows would be worse than keys of no account.
+    keep_root_keys(settings.data_dir, pair)
+    await accounts.add(NewAccount(name=ROOT, access_key=pair.access_key, secret_key=pair.secret_key, is_admin=True))
+    return None if given else pair
+
+
+def keep_root_keys(data_dir: Path, pair: KeyPair) -> None:
+    """Write the root account's keys where only we can read them."""
+    path = data_dir / "root-credentials"
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(f"access_key = {pair.access_key}\nsecret_key = {pair.secret_key}\n")
         file.flush()
         os.fsync(file.fileno())
-    return None if given else pair
 
 
 def listening_socket(host: str, port: int) -> socket.socket:

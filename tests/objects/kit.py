@@ -24,6 +24,8 @@ PART_MIN = 100
 class BytesPayload:
     """A body that is here already."""
 
+    must_stream = False
+
     def __init__(self, data: bytes) -> None:
         self.size_bytes = len(data)
         self._data = data

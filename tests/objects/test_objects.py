@@ -220,6 +220,8 @@ async def test_a_body_that_ends_early_is_not_stored(node: Node, alice: Caller, b
 class ShortPayload:
     """A body that announces one byte more than it has."""
 
+    must_stream = False
+
     def __init__(self, data: bytes) -> None:
         self.size_bytes = len(data) + 1
         self._data = data

@@ -893,3 +893,147 @@ def test_a_client_that_waits_for_leave_and_is_refused_is_told_that_the_connectio
 
     assert answer.status == 403
     assert answer.headers["connection"] == "close"
+
+
+# Asked for what is not built, by a header or a parameter: refused, never half done.
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "x_amz_if_match_size",
+        "x_amz_if_match_last_modified_time",
+        "if_none_match",
+    ],
+)
+def test_a_condition_that_is_not_built_deletes_nothing(door: Door, header: str) -> None:
+    door.ask_signed("PUT", "kept", body=b"here")
+
+    answer = door.ask_signed("DELETE", "kept", query="", body=b"", **{header: "99"})
+
+    assert (answer.status, answer.code) == (501, "NotImplemented")
+    assert door.ask_signed("GET", "kept").body == b"here"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"x_amz_bucket_object_lock_enabled": "true"},
+        {"x_amz_acl": "public-read"},
+        {"x_amz_grant_read": 'id="somebody"'},
+        {"x_amz_object_ownership": "ObjectWriter"},
+    ],
+)
+def test_a_bucket_that_could_not_be_as_it_was_asked_for_is_not_made(door: Door, headers: dict[str, str]) -> None:
+    bucket = f"{door.bucket}-asked"
+    made = door.ask(signed(Request(method="PUT", path=f"/{bucket}").with_headers(**headers), door.keys))
+
+    assert (made.status, made.code) == (501, "NotImplemented")
+    assert door.ask(signed(Request(method="HEAD", path=f"/{bucket}"), door.keys)).status == 404
+
+
+@pytest.mark.parametrize(
+    ("method", "header"),
+    [*product(["GET", "HEAD", "PUT"], ["customer_algorithm"]), ("PUT", "bucket_key_enabled"), ("PUT", "context")],
+)
+def test_encryption_nobody_does_is_not_promised(door: Door, method: str, header: str) -> None:
+    door.ask_signed("PUT", "plain", body=b"plain")
+
+    answer = door.ask_signed(
+        method, "plain", query="", body=b"", **{f"x_amz_server_side_encryption_{header}": "AES256"}
+    )
+
+    assert answer.status == 501
+
+
+def test_a_copy_from_a_bucket_that_is_not_whose_it_should_be_is_refused(door: Door) -> None:
+    door.ask_signed("PUT", "source", body=b"bytes")
+    copied = door.ask_signed(
+        "PUT", "copy", x_amz_copy_source=f"/{door.bucket}/source", x_amz_source_expected_bucket_owner="0" * 64
+    )
+
+    assert (copied.status, copied.code) == (403, "AccessDenied")
+    assert door.ask_signed("GET", "copy").status == 404
+
+
+@pytest.mark.parametrize(("method", "key"), [("POST", "key"), ("GET", "")])
+def test_an_upload_in_a_bucket_that_is_not_whose_it_should_be_is_refused(door: Door, method: str, key: str) -> None:
+    answer = door.ask_signed(method, key, query="uploads=", x_amz_expected_bucket_owner="0" * 64)
+
+    assert (answer.status, answer.code) == (403, "AccessDenied")
+
+
+HOISTED = {
+    "x-amz-server-side-encryption": ("AES256", "NotImplemented"),
+    "x-amz-acl": ("public-read", "NotImplemented"),
+    "x-amz-tagging": ("a=b", "NotImplemented"),
+    "x-amz-checksum-crc32": ("AAAAAA==", "BadDigest"),
+    "x-amz-copy-source": ("/nowhere/at-all", "NoSuchBucket"),
+}
+"""Headers that a link may carry, with the answer to a PUT of some bytes."""
+
+
+@pytest.mark.parametrize("name", HOISTED)
+def test_what_a_link_says_in_its_query_counts_as_if_it_were_a_header(door: Door, name: str) -> None:
+    value, code = HOISTED[name]
+    link = Request(method="PUT", path=f"/{door.bucket}/linked", query=f"{name}={quote(value, safe='')}", body=b"bytes")
+
+    answer = door.ask(presigned(link, door.keys))
+
+    assert answer.code == code
+    assert door.ask_signed("HEAD", "linked").status == 404
+
+
+def test_metadata_in_a_link_is_kept(door: Door) -> None:
+    link = Request(method="PUT", path=f"/{door.bucket}/linked", query="x-amz-meta-colour=blue", body=b"bytes")
+
+    for _ in range(2):
+        assert door.ask(presigned(link, door.keys)).status == 200
+        assert door.ask_signed("HEAD", "linked").headers["x-amz-meta-colour"] == "blue"
+
+
+def test_a_listing_of_a_type_nobody_knows_is_refused(door: Door) -> None:
+    assert door.ask_signed("GET", query="list-type=3").code == "InvalidArgument"
+
+
+def test_buckets_are_listed_by_region(door: Door) -> None:
+    def buckets_in(region: str) -> bytes:
+        asked = Request(method="GET", path="/", query=f"bucket-region={region}")
+        return door.ask(signed(asked, door.keys)).body
+
+    name = f"<Name>{door.bucket}</Name>".encode()
+    assert name in buckets_in("us-east-1")
+    assert name not in buckets_in("eu-west-9")
+
+
+def test_a_part_checksum_of_another_algorithm_is_looked_at(door: Door) -> None:
+    begun = door.ask_signed("POST", "parts", query="uploads=")
+    upload = re.search(rb"<UploadId>(.*)</UploadId>", begun.body)
+    assert upload is not None
+    query = f"uploadId={upload[1].decode()}"
+    etag = door.ask_signed("PUT", "parts", query=f"partNumber=1&{query}", body=b"part").headers["etag"]
+    wrong = base64.b64encode(bytes(32)).decode()
+    document = (
+        f"<CompleteMultipartUpload><Part><PartNumber>1</PartNumber><ETag>{etag}</ETag>"
+        f"<ChecksumSHA256>{wrong}</ChecksumSHA256></Part></CompleteMultipartUpload>"
+    )
+
+    assert door.ask_signed("POST", "parts", query=query, body=document.encode()).code == "InvalidPart"
+
+
+def test_what_strangers_claim_to_be_signed_by_is_not_kept_in_memory(door: Door) -> None:
+    request = Request(method="GET", path="/")
+    credential = f"{'A' * 20}/20261124/{'r' * 14_000}/s3/aws4_request"
+    claim = f"AWS4-HMAC-SHA256 Credential={credential}, SignedHeaders=host, Signature={'0' * 64}"
+
+    assert door.ask(request.with_headers(authorization=claim)).code == "InvalidAccessKeyId"
+
+
+@pytest.mark.parametrize(
+    "data", [b"GET / HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 20_000 + b"\r\n\r\n"]
+)
+def test_a_refusal_before_the_door_has_a_request_id_too(service: RunningService, data: bytes) -> None:
+    answer = send_bytes(service.address, data)
+
+    assert answer.status in {400, 431}
+    assert len(answer.headers["x-amz-request-id"]) == 16

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from seawall.edge import Body
-from seawall.edge.body import HELD_MAX_BYTES, HELD_MIN_BYTES, BodyMemory
-from seawall.errors import IncompleteBody, Invalid
+from seawall.edge.body import BATCH_BYTES, HELD_MAX_BYTES, HELD_MIN_BYTES, BodyMemory
+from seawall.errors import IncompleteBody, Invalid, Overloaded
 
 
 @dataclass(slots=True)
@@ -180,6 +180,55 @@ async def test_a_consumer_that_is_cancelled_leaves_a_body_that_can_go_on() -> No
     body.release()
 
     assert told.memory.held_bytes == 0
+
+
+async def test_a_body_read_whole_counts_as_held_until_it_is_released() -> None:
+    told = Told(memory=BodyMemory(limit_bytes=100_000))
+    first, second = told.body(60_000), told.body(60_000)
+    first.feed(bytes(60_000))
+    await first.read(limit=60_000)
+
+    assert told.memory.held_bytes == 60_000
+    assert second.memory_is_scarce
+    second.feed(bytes(50_000))
+    with pytest.raises(Overloaded):
+        await second.read(limit=60_000)
+    for body in (first, second):
+        body.release()
+    assert told.memory.held_bytes == 0
+
+
+async def test_a_consumer_of_batches_is_woken_for_a_good_batch_and_at_the_end() -> None:
+    told = Told()
+    body = told.body(BATCH_BYTES + 2000)
+    batches = body.batches()
+    first = asyncio.ensure_future(anext(batches))
+    body.feed(bytes(1000))
+    await asyncio.sleep(0)
+    assert not first.done()
+
+    body.feed(bytes(BATCH_BYTES))
+    assert sum(map(len, await first)) == BATCH_BYTES + 1000
+    last = asyncio.ensure_future(anext(batches))
+    body.feed(bytes(1000))
+
+    assert sum(map(len, await last)) == 1000
+    assert [pieces async for pieces in batches] == []
+
+
+async def test_the_less_memory_is_free_the_smaller_a_batch_is_good_enough() -> None:
+    told = Told(memory=BodyMemory(limit_bytes=64 * 1024 * 1024))
+    body = told.body(4 * BATCH_BYTES)
+    batches = body.batches()
+    waiting = asyncio.ensure_future(anext(batches))
+    await asyncio.sleep(0)
+    told.memory.held_bytes += 64 * 1024 * 1024
+
+    body.feed(bytes(HELD_MIN_BYTES // 2))
+
+    assert sum(map(len, await waiting)) == HELD_MIN_BYTES // 2
+    body.release()
+    assert told.memory.held_bytes == 64 * 1024 * 1024
 
 
 def test_what_is_dropped_is_counted_and_not_held() -> None:

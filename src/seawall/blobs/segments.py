@@ -159,7 +159,7 @@ class SegmentWriter:
 
     def _append(self, records: Sequence[Record], size: int) -> list[str]:
         parts = [part for record in records for part in record.buffers]
-        if self.direct and size >= len(records) * DIRECT_FROM_BYTES:
+        if self.direct and min(record.size_bytes for record in records) >= DIRECT_FROM_BYTES:
             self._write_directly(parts)
         else:
             write_fully(self._fd, parts, self.end)
@@ -181,6 +181,8 @@ class SegmentWriter:
         """
         start = self.end - self.end % DIRECT_UNIT_BYTES
         before = os.pread(self._fd, self.end - start, start)
+        if len(before) != self.end - start:
+            raise OSError(errno.EIO, "a segment is shorter than what was written to it")
         size = sum(map(len, parts))
         set_direct(self._fd, on=True)
         odd = write_units(self._fd, [before, *parts], start, buffer=self._buffer())

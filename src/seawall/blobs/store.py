@@ -143,6 +143,14 @@ class DiskBlobStore:
         finally:
             self._reserve.settle(size)
 
+    def check_room(self, size_bytes: int) -> None:
+        """Refuse what would eat into the disk's reserve, though it goes to the database beside us.
+
+        Raises:
+            StorageFull.
+        """
+        self._reserve.check(size_bytes)
+
     def try_read(self, location: str, size: int) -> bytes | None:
         """Return a small blob, verified, or None if that would wait for the disk: then `read` it.
 

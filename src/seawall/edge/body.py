@@ -8,14 +8,14 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 
 from seawall.edge.chunked import BadChunk, ChunkedDecoder
-from seawall.errors import IncompleteBody, Invalid
+from seawall.errors import IncompleteBody, Invalid, Overloaded
 
 HELD_MAX_BYTES = 512 * 1024
 HELD_MIN_BYTES = 32 * 1024
 # A piece costs two objects besides its bytes: sent byte by byte, a body takes a hundred times its length.
 PIECE_BYTES = 256
 SMALL_PIECE_BYTES = 4096
-# A consumer of batches is woken for this much, or all that one body may hold if that is less: what it does with a
+# A consumer of batches is woken for this much, or half of what one body may hold if that is less: what it does with a
 # batch (a thread, a write to the disk) costs by the batch as well as by the byte.
 BATCH_BYTES = 256 * 1024
 # One connection may hold this share of what is still free, so that many share fairly and a few are
@@ -65,6 +65,7 @@ class Body:
         "_failure",
         "_go_on_receiving",
         "_held_bytes",
+        "_kept_bytes",
         "_memory",
         "_pieces",
         "_say_continue",
@@ -93,6 +94,7 @@ class Body:
         self._chunks = ChunkedDecoder() if length is None else None
         self._pieces: list[memoryview] = []
         self._held_bytes = 0
+        self._kept_bytes = 0
         self._begun = False
         self._discarded = False
         self._consumer: asyncio.Future[None] | None = None
@@ -102,6 +104,11 @@ class Body:
     def is_complete(self) -> bool:
         """Whether the last byte was received."""
         return self._chunks.over if self._chunks is not None else self.received == self.length
+
+    @property
+    def memory_is_scarce(self) -> bool:
+        """Whether bodies hold so much already that this one should be consumed as it comes."""
+        return self._memory.scarce
 
     @property
     def withheld(self) -> bool:
@@ -156,16 +163,19 @@ class Body:
         self.paused = False
         if self._pieces:
             self._take()
+        self._memory.held_bytes -= self._kept_bytes
+        self._kept_bytes = 0
         if not self.is_complete():
             self.fail(IncompleteBody())
 
     # What the consumer calls.
 
     async def read(self, *, limit: int) -> list[memoryview]:
-        """Return the whole body, in few pieces.
+        """Return the whole body, in few pieces. It counts as held until it is released.
 
         Raises:
             Invalid: it is longer than `limit` bytes; nothing more is received.
+            Overloaded: bodies hold all the memory they may; nothing more is received.
             IncompleteBody: the client went away, or was too slow.
         """
         if self.length is not None and self.length > limit:
@@ -175,6 +185,7 @@ class Body:
         while True:
             whole += self._take()
             size_bytes = sum(map(len, whole))
+            self._keep(size_bytes)
             if size_bytes > limit:
                 raise _too_long(limit)
             if len(whole) > 1 + size_bytes // SMALL_PIECE_BYTES:
@@ -215,6 +226,13 @@ class Body:
         self._memory.held_bytes -= self._held_bytes
         self._held_bytes = 0
         return pieces
+
+    def _keep(self, size_bytes: int) -> None:
+        """Count what was taken and is still in memory."""
+        self._memory.held_bytes += size_bytes - self._kept_bytes
+        self._kept_bytes = size_bytes
+        if self._memory.held_bytes > self._memory.limit_bytes:
+            raise Overloaded
 
     def _pause(self) -> None:
         if not self.paused:

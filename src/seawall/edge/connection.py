@@ -353,7 +353,9 @@ class Connection(asyncio.BufferedProtocol):
             self._server.failed(exchange, error)
             exchange.close_after = True
             if not exchange.answered:
-                exchange.respond(500, [("Content-Type", "text/plain")], b"internal error\n")
+                named = self._server.id_line(exchange.request_id).rstrip().partition(": ")
+                headers = [("Content-Type", "text/plain"), *([(named[0], named[2])] if named[0] else [])]
+                exchange.respond(500, headers, b"internal error\n")
         finally:
             self._end(exchange)
 
@@ -423,6 +425,7 @@ class Connection(asyncio.BufferedProtocol):
         self._server.refused(error)
         text = f"{error.reason}\n".encode()
         head = f"{STATUS_LINES[error.status]}{self._server.common_headers}"
+        head += self._server.id_line(self._server.next_request_id())
         head += f"Content-Type: text/plain\r\nContent-Length: {len(text)}\r\nConnection: close\r\n\r\n"
         self.write(head.encode() + text)
         self._finish()

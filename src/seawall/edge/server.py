@@ -27,7 +27,7 @@ BACKLOG = 4096
 TURNED_AWAY_MAX = 2_000
 # A handler that is cancelled gives back what it holds in this time.
 CANCEL_S = 5.0
-BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+BUSY = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +63,15 @@ class ServerCounts:
 class HttpServer:
     """Serves exchanges to a handler. State: the open connections, and the present Date header."""
 
-    def __init__(self, handler: Handler, settings: HttpSettings, *, observe: Observer, name: str = "Seawall") -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        settings: HttpSettings,
+        *,
+        observe: Observer,
+        name: str = "Seawall",
+        request_id_header: str = "",
+    ) -> None:
         self.handler = handler
         self.settings = settings
         self.observe = observe
@@ -77,6 +85,7 @@ class HttpServer:
         self.counts = ServerCounts()
         self.common_headers = ""
         self._name = name
+        self._request_id_header = request_id_header
         self._connections: set[Connection] = set()
         self._listeners: list[asyncio.Server] = []
         self._request_prefix = secrets.token_hex(4).upper()
@@ -142,7 +151,7 @@ class HttpServer:
             if excess > TURNED_AWAY_MAX:
                 connection.abort()
             else:
-                connection.turn_away(BUSY)
+                connection.turn_away(f"{BUSY}{self.id_line(self.next_request_id())}\r\n".encode())
 
     def closed(self, connection: Connection) -> None:
         """Forget a connection."""
@@ -172,6 +181,10 @@ class HttpServer:
         """Return a name no other request has had: 16 letters, as S3's are."""
         self._request_number += 1
         return f"{self._request_prefix}{self._request_number:08X}"
+
+    def id_line(self, request_id: str) -> str:
+        """Return the header that names a request which its door never saw, or did not answer."""
+        return f"{self._request_id_header}: {request_id}\r\n" if self._request_id_header else ""
 
     # Inside.
 

@@ -5,7 +5,7 @@ used twice and only an empty bucket can be deleted: what is found under a rememb
 right, and when nothing is found, or the caller is refused, the name is looked up again.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import TypeVar
 
 from seawall.access import Caller, require_owner
@@ -103,9 +103,12 @@ class Buckets:
             raise BucketExists
         return Bucket.of(row)
 
-    async def list(self, caller: Caller, *, prefix: str, after: str, limit: int) -> list[Bucket]:
-        """Return the caller's buckets by name, those behind `after`."""
-        rows = await self._database.fetch(QUERIES["buckets_of"], caller.account_id, after, prefix, limit)
+    async def list(
+        self, caller: Caller, *, prefix: str, after: str, limit: int, regions: Collection[str] | None = None
+    ) -> list[Bucket]:
+        """Return the caller's buckets by name, those behind `after`; of all regions, or of some."""
+        wanted = None if regions is None else [*regions]
+        rows = await self._database.fetch(QUERIES["buckets_of"], caller.account_id, after, prefix, limit, wanted)
         return [Bucket.of(row) for row in rows]
 
     async def delete(self, caller: Caller | None, name: str) -> None:

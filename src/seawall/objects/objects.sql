@@ -11,7 +11,7 @@ cross join lateral (
 -- The buckets of one account, a page at a time.
 select bucket_id, name, owner_id, region, created_at
 from buckets
-where owner_id = $1 and name > $2 and ($3 = '' or starts_with(name, $3))
+where owner_id = $1 and name > $2 and ($3 = '' or starts_with(name, $3)) and ($5::text[] is null or region = any ($5))
 order by name
 limit $4;
 

@@ -352,6 +352,8 @@ class KeyTooLong(Invalid):
 class CopiedPayload:
     """A stretch of an object as the payload of another."""
 
+    must_stream = False
+
     def __init__(self, source: OpenObject, span: Span) -> None:
         self.size_bytes = span.size_bytes
         self._source = source

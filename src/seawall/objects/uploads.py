@@ -379,8 +379,7 @@ def assemble(
         if part is None or part.etag != name.etag.strip('"'):
             raise InvalidPart
         for algorithm, value in name.checksums.items():
-            known, _, present_value = (part.checksum or "").partition(":")
-            if known == algorithm and present_value != value:
+            if part.checksum != f"{algorithm}:{value}":
                 raise InvalidPart
         chosen.append(part)
     for part in chosen[:-1]:

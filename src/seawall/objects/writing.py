@@ -13,6 +13,8 @@ from seawall.errors import IncompleteBody
 from seawall.objects.digests import Digests
 
 # Hashing this much on the event loop costs less than the way to a thread and back.
+# When memory is short, bodies from here on have files of their own; smaller ones weigh little.
+STREAM_MIN_BYTES = 64 * 1024
 HASH_ON_LOOP_MAX_BYTES = 64 * 1024
 
 
@@ -21,6 +23,11 @@ class Payload(Protocol):
 
     size_bytes: int
     """How many bytes it has once decoded."""
+
+    @property
+    def must_stream(self) -> bool:
+        """Whether memory is too short just now to hold all of it."""
+        ...
 
     async def read(self) -> list[memoryview]:
         """Return all of it as received, in few pieces. Only for small ones."""
@@ -61,7 +68,8 @@ async def store_payload(payload: Payload, digests: Digests, blobs: DiskBlobStore
         Invalid: it is not what was announced; nothing is kept.
         StorageFull: the disk has no room for it.
     """
-    if payload.size_bytes > blobs.settings.segment_blob_max_bytes:
+    must_stream = payload.must_stream and payload.size_bytes > STREAM_MIN_BYTES
+    if must_stream or payload.size_bytes > blobs.settings.segment_blob_max_bytes:
         return await _store_large(payload, digests, blobs)
     pieces = payload.decode(await payload.read())
     size_bytes = sum(map(len, pieces))
@@ -71,6 +79,7 @@ async def store_payload(payload: Payload, digests: Digests, blobs: DiskBlobStore
         await blobs.in_thread(digests.update, *pieces)
     _check(payload, digests, size_bytes)
     if size_bytes <= inline_max_bytes:
+        blobs.check_room(size_bytes)
         return _stored(size_bytes, digests, inline=b"".join(pieces))
     return _stored(size_bytes, digests, location=await blobs.append(*pieces))
 

@@ -6,6 +6,7 @@ import re
 from seawall.objects import ObjectStore
 from seawall.s3 import xml
 from seawall.s3.errors import S3Error
+from seawall.s3.operations import refuse_unbuilt
 from seawall.s3.requests import S3Request, owner_of
 
 BUCKETS_PAGE_MAX = 10_000
@@ -43,7 +44,10 @@ class BucketVerbs:
         limit = request.number("max-buckets", default=BUCKETS_PAGE_MAX, low=1, high=BUCKETS_PAGE_MAX)
         prefix = request.query.get("prefix", "")
         after = request.query.get("continuation-token", "")
-        found = await self._buckets.list(caller, prefix=prefix, after=after, limit=limit + 1)
+        region = request.query.get("bucket-region", "")
+        # A bucket without a region of its own is where the service is.
+        regions = {region, ""} if region == self._region else {region} if region else None
+        found = await self._buckets.list(caller, prefix=prefix, after=after, limit=limit + 1, regions=regions)
         page = found[:limit]
         request.respond_xml(
             xml.list_buckets(
@@ -59,6 +63,7 @@ class BucketVerbs:
         caller = request.identified_caller
         name = request.target.bucket
         check_bucket_name(name)
+        refuse_unbuilt(request.headers)
         body = await request.read_document(xml.CONFIGURATION_BYTES_MAX)
         region = xml.parse_create_bucket(body) if body else None
         await self._buckets.add(caller, name, region=region or "")

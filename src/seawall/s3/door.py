@@ -18,7 +18,7 @@ from seawall.s3.errors import S3Error, error_xml, translate
 from seawall.s3.links import Links
 from seawall.s3.listing_verbs import ListingVerbs
 from seawall.s3.object_verbs import ObjectVerbs
-from seawall.s3.operations import OPERATIONS, URGENCIES, Target, find_operation, read_query, read_target
+from seawall.s3.operations import OPERATIONS, URGENCIES, Target, find_operation, hoisted, read_query, read_target
 from seawall.s3.requests import S3Request
 from seawall.s3.signature import Signed, SigningKeys, parse, verify
 from seawall.s3.upload_verbs import UploadVerbs
@@ -106,7 +106,9 @@ class S3Door:
         if link is None or self._credentials.remembered(link.signed.access_key) is not link.credential:
             return None
         exchange.operation = link.operation
-        return _signed_request(exchange, link.target, link.query, link.credential, link.signed)
+        return _signed_request(
+            exchange, link.target, link.query, exchange.headers, credential=link.credential, signed=link.signed
+        )
 
     async def _understand(self, exchange: Exchange) -> S3Request:
         """Find out what is asked, and by whom.
@@ -121,13 +123,16 @@ class S3Door:
         claim = parse(method=exchange.method, raw_path=exchange.path, raw_query=exchange.query, headers=headers)
         if claim is None:
             exchange.operation = find_operation(exchange.method, target, query, headers)
-            return S3Request(exchange, target, query)
+            return S3Request(exchange, target, query, headers)
         credential = self._credentials.remembered(claim.access_key) or await self._credentials.find(claim.access_key)
         if credential is None:
             raise S3Error("InvalidAccessKeyId", fields={"AWSAccessKeyId": claim.access_key})
         signed = verify(claim, secret=credential.secret_key, now_s=wall_s(), keys=self._signing_keys)
-        request = _signed_request(exchange, target, query, credential, signed)
-        exchange.operation = find_operation(exchange.method, target, query, headers)
+        meant = hoisted(query, headers)
+        request = _signed_request(exchange, target, query, meant, credential=credential, signed=signed)
+        exchange.operation = find_operation(exchange.method, target, query, meant)
+        if meant is not headers:
+            return request
         self._links.remember(
             exchange,
             claim,
@@ -173,9 +178,15 @@ def purpose_of(exchange: Exchange) -> Purpose:
 
 
 def _signed_request(
-    exchange: Exchange, target: Target, query: Mapping[str, str], credential: Credential, signed: Signed
+    exchange: Exchange,
+    target: Target,
+    query: Mapping[str, str],
+    headers: Mapping[str, str],
+    *,
+    credential: Credential,
+    signed: Signed,
 ) -> S3Request:
-    request = S3Request(exchange, target, query)
+    request = S3Request(exchange, target, query, headers)
     request.caller = credential.caller
     request.signed = signed
     exchange.account = credential.caller.account_id

@@ -14,6 +14,8 @@ from seawall.s3.operations import Target
 from seawall.s3.signature import UNSIGNED_PAYLOAD, Claim, Signed
 
 LIMIT = 4096
+# Far above what a link needs; a client's own long ones must not fill our memory.
+NAME_LENGTH_MAX = 4096
 
 Name = tuple[str, str, str, str]
 
@@ -56,6 +58,8 @@ class Links:
         if claim.form != "presigned" or claim.payload != UNSIGNED_PAYLOAD or not _is_plain(exchange.headers):
             return
         if "X-Amz-SignedHeaders=host&" not in f"{exchange.query}&":
+            return
+        if len(exchange.path) + len(exchange.query) > NAME_LENGTH_MAX:
             return
         if len(self._links) >= LIMIT:
             del self._links[next(iter(self._links))]

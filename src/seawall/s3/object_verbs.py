@@ -32,6 +32,10 @@ from seawall.s3.requests import S3Request
 from seawall.telemetry.purpose import without_deadline
 
 EXPECTED_OWNER = "x-amz-expected-bucket-owner"
+EXPECTED_SOURCE_OWNER = "x-amz-source-expected-bucket-owner"
+CUSTOMER_KEY = "x-amz-server-side-encryption-customer-algorithm"
+# Only an ETag can be a condition of deleting.
+UNBUILT_CONDITIONS = frozenset({"x-amz-if-match-size", "x-amz-if-match-last-modified-time", "if-none-match"})
 ATTRIBUTES = frozenset({"ETag", "Checksum", "ObjectParts", "StorageClass", "ObjectSize"})
 ATTRIBUTE_PARTS_MAX = 1000
 
@@ -49,6 +53,8 @@ class ObjectVerbs:
         check_key(key)
         if EXPECTED_OWNER in request.headers:
             await self._check_owner(request)
+        if CUSTOMER_KEY in request.headers:
+            refuse_unbuilt(request.headers)
         check = None
         if has_read_condition(request.headers):
             check = lambda version: check_read_condition(request.headers, version)  # noqa: E731
@@ -64,6 +70,8 @@ class ObjectVerbs:
         """Answer HeadObject."""
         check_key(request.target.key)
         await self._check_owner(request)
+        if CUSTOMER_KEY in request.headers:
+            refuse_unbuilt(request.headers)
         version = await self._store.look_up(request.caller, request.target.bucket, request.target.key)
         check_read_condition(request.headers, version)
         status, headers, span = await self._describe(request, version)
@@ -99,6 +107,7 @@ class ObjectVerbs:
         refuse_unbuilt(headers)
         await self._check_owner(request)
         source = read_copy_source(headers["x-amz-copy-source"])
+        await check_source_owner(self._store, request, source[0])
         target = (request.target.bucket, request.target.key)
         directive = headers.get("x-amz-metadata-directive", "COPY").upper()
         if directive not in {"COPY", "REPLACE"}:
@@ -133,6 +142,8 @@ class ObjectVerbs:
         """Answer DeleteObject."""
         check_key(request.target.key)
         await self._check_owner(request)
+        if not UNBUILT_CONDITIONS.isdisjoint(request.headers):
+            raise S3Error("NotImplemented", "Only the ETag can be a condition.")
         match = request.headers.get("if-match")
         etag = None if match is None or match.strip() == "*" else match.strip().strip('"')
         await self._store.delete(request.caller, request.target.bucket, [request.target.key], etag=etag)
@@ -262,6 +273,17 @@ class ObjectVerbs:
         if EXPECTED_OWNER in request.headers:
             bucket = await self._store.may_write(request.caller, request.target.bucket)
             request.require_bucket_owner(await self._store.buckets.owner(bucket))
+
+
+async def check_source_owner(store: ObjectStore, request: S3Request, bucket_name: str) -> None:
+    """Refuse to copy from a bucket that is not whose the client expects.
+
+    Raises:
+        NoSuchBucket, Denied.
+    """
+    if EXPECTED_SOURCE_OWNER in request.headers:
+        bucket = await store.buckets.find(request.caller, bucket_name)
+        request.require_bucket_owner(await store.buckets.owner(bucket), header=EXPECTED_SOURCE_OWNER)
 
 
 async def _verify_first(extent: Extent | None) -> int | None:

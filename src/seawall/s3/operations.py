@@ -64,6 +64,26 @@ SUBRESOURCES: Final = frozenset(
 )
 """What a query can name beside the object itself. Source: Amazon S3 API Reference, all actions."""
 
+SIGNATURE_PARAMETERS: Final = frozenset(
+    {
+        "X-Amz-Algorithm",
+        "X-Amz-Content-Sha256",
+        "X-Amz-Credential",
+        "X-Amz-Date",
+        "X-Amz-Expires",
+        "X-Amz-Security-Token",
+        "X-Amz-Signature",
+        "X-Amz-SignedHeaders",
+    }
+)
+"""What a presigned link says of its own signature.
+
+Source: Amazon S3 API Reference, "Authenticating Requests: Using Query Parameters".
+"""
+
+
+UNBUILT_STARTS: Final = ("x-amz-server-side-encryption", "x-amz-copy-source-server-side-encryption")
+
 UNBUILT_HEADERS: Final = frozenset(
     {
         "x-amz-grant-full-control",
@@ -75,10 +95,6 @@ UNBUILT_HEADERS: Final = frozenset(
         "x-amz-object-lock-retain-until-date",
         "x-amz-object-lock-legal-hold",
         "x-amz-bucket-object-lock-enabled",
-        "x-amz-server-side-encryption",
-        "x-amz-server-side-encryption-customer-algorithm",
-        "x-amz-copy-source-server-side-encryption-customer-algorithm",
-        "x-amz-server-side-encryption-aws-kms-key-id",
         "x-amz-tagging",
         "x-amz-tagging-directive",
         "x-amz-website-redirect-location",
@@ -135,7 +151,7 @@ def _decoded(text: str) -> str:
 
 
 def read_query(raw_query: str) -> dict[str, str]:
-    """Return the query's parameters but those of a signature; of one that is repeated, the first counts.
+    """Return the query's parameters but those of a link's own signature; of one that is repeated, the first counts.
 
     Raises:
         S3Error: `InvalidURI` where it is not UTF-8, `InvalidArgument` where it holds a NUL.
@@ -144,9 +160,8 @@ def read_query(raw_query: str) -> dict[str, str]:
         raise S3Error("InvalidArgument", "A parameter holds no NUL character.")
     query: dict[str, str] = {}
     for pair in raw_query.split("&"):
-        # A presigned URL's own parameters are the signature's business.
-        if pair and not pair.startswith("X-Amz-"):
-            name, _, value = pair.partition("=")
+        name, _, value = pair.partition("=")
+        if pair and name not in SIGNATURE_PARAMETERS:
             query.setdefault(_decoded(name.replace("+", " ")), _decoded(value.replace("+", " ")))
     return query
 
@@ -164,7 +179,9 @@ def find_operation(method: str, target: Target, query: Mapping[str, str], header
     else:
         scope = "service"
     flags = frozenset(SUBRESOURCES.intersection(query)) if query else frozenset()
-    if scope == "bucket" and query.get("list-type") == "2":
+    if scope == "bucket" and "list-type" in query:
+        if query["list-type"] != "2":
+            raise S3Error("InvalidArgument", "Invalid list-type specified.")
         flags |= {"list-type=2"}
     if "x-amz-copy-source" in headers and method == "PUT":
         flags |= {"copy"}
@@ -178,15 +195,24 @@ def find_operation(method: str, target: Target, query: Mapping[str, str], header
     return operation
 
 
+def hoisted(query: Mapping[str, str], headers: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the headers, and those that a presigned link carries in its query: S3 reads them alike.
+
+    A header that was sent counts, not the one in the link.
+    """
+    found = {name.lower(): value for name, value in query.items() if name[:6].lower() == "x-amz-"}
+    return {**found, **headers} if found else headers
+
+
 def refuse_unbuilt(headers: Mapping[str, str]) -> None:
-    """Refuse a write that asks for what we cannot do.
+    """Refuse a request that asks for what we cannot do.
 
     Raises:
         S3Error: `NotImplemented`.
     """
-    if not UNBUILT_HEADERS.isdisjoint(headers):
-        name = min(UNBUILT_HEADERS.intersection(headers))
-        raise S3Error("NotImplemented", f"The header {name} asks for functionality that is not implemented.")
+    for name in headers:
+        if name[:6] == "x-amz-" and (name in UNBUILT_HEADERS or name.startswith(UNBUILT_STARTS)):
+            raise S3Error("NotImplemented", f"The header {name} asks for functionality that is not implemented.")
     if headers.get("x-amz-acl", "private") not in BUILT_ACLS:
         raise S3Error("NotImplemented", "The only access control list is private.")
     if headers.get("x-amz-storage-class", "STANDARD") != "STANDARD":

@@ -22,6 +22,11 @@ class HttpPayload:
         self._body = body
         self._decoder = decoder
 
+    @property
+    def must_stream(self) -> bool:
+        """Whether memory is too short just now to hold all of it."""
+        return self._body.memory_is_scarce
+
     async def read(self) -> list[memoryview]:
         """Return all of it as received, in few pieces."""
         return await self._body.read(limit=self.size_bytes + (FRAMING_MAX_BYTES if self._decoder else 0))

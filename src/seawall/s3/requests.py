@@ -26,11 +26,12 @@ class S3Request:
         exchange: Exchange,
         target: Target,
         query: Mapping[str, str],
+        headers: Mapping[str, str],
     ) -> None:
         self.exchange = exchange
         self.target = target
         self.query = query
-        self.headers = exchange.headers
+        self.headers = headers
         self.caller: Caller | None = None
         self.signed: Signed | None = None
 
@@ -105,13 +106,13 @@ class S3Request:
             )
         return min(value, high)
 
-    def require_bucket_owner(self, owner: Owner) -> None:
+    def require_bucket_owner(self, owner: Owner, *, header: str = "x-amz-expected-bucket-owner") -> None:
         """Refuse where the client expects the bucket to be somebody else's.
 
         Raises:
             Denied.
         """
-        expected = self.headers.get("x-amz-expected-bucket-owner")
+        expected = self.headers.get(header)
         if expected is not None and expected != owner.canonical_id:
             raise Denied
 

@@ -42,6 +42,9 @@ EXPIRES_S_MAX = 7 * 24 * 3600
 """A presigned URL lives a week at most, since its signing key does."""
 
 ACCESS_KEY_LENGTH_MAX = 128
+# An access key, and a date, region and service that we know; and a timestamp with room for white space.
+CREDENTIAL_LENGTH_MAX = 256
+TIMESTAMP_LENGTH_MAX = 32
 """IAM's limit on the length of an access key id."""
 
 
@@ -373,12 +376,21 @@ def _parse_header(
     )
 
 
-# The same client signs thousands of requests with the same credential and, on a link, at the same time.
-@lru_cache(maxsize=4096)
 def _read_credential(
     credential: str, form: Literal["header", "presigned"], region: str | None
 ) -> tuple[str, str, str, str]:
     """Return the access key, date, region and scope."""
+    # Before anything is remembered of it: whoever sent it proved nothing yet.
+    if len(credential) > CREDENTIAL_LENGTH_MAX:
+        raise S3Error("InvalidAccessKeyId")
+    return _split_credential(credential, form, region)
+
+
+# The same client signs thousands of requests with the same credential and, on a link, at the same time.
+@lru_cache(maxsize=4096)
+def _split_credential(
+    credential: str, form: Literal["header", "presigned"], region: str | None
+) -> tuple[str, str, str, str]:
     parts = credential.rsplit("/", 4)
     if len(parts) != 5:
         raise _malformed(
@@ -400,8 +412,12 @@ def _read_credential(
     return access_key, date, stated_region, f"{date}/{stated_region}/s3/aws4_request"
 
 
-@lru_cache(maxsize=4096)
 def _read_timestamp(text: str) -> float | None:
+    return _seconds_of(text) if len(text) <= TIMESTAMP_LENGTH_MAX else None
+
+
+@lru_cache(maxsize=4096)
+def _seconds_of(text: str) -> float | None:
     if not _TIMESTAMP.fullmatch(text):
         return None
     try:

@@ -25,6 +25,7 @@ from seawall.s3.headers import (
     require_length,
 )
 from seawall.s3.listing_verbs import encoding_of
+from seawall.s3.object_verbs import check_source_owner
 from seawall.s3.operations import refuse_unbuilt
 from seawall.s3.payload import read_payload
 from seawall.s3.requests import S3Request, owner_of
@@ -40,9 +41,14 @@ class UploadVerbs:
         self._store = store
         self._uploads = uploads
 
+    async def _check_owner(self, request: S3Request) -> None:
+        bucket = await self._store.buckets.find(request.caller, request.target.bucket)
+        request.require_bucket_owner(await self._store.buckets.owner(bucket))
+
     async def create(self, request: S3Request) -> None:
         """Answer CreateMultipartUpload."""
         refuse_unbuilt(request.headers)
+        await self._check_owner(request)
         algorithm, full_object = read_upload_checksum(request.headers)
         upload_id = await self._uploads.begin(
             request.identified_caller,
@@ -84,6 +90,7 @@ class UploadVerbs:
         upload = await self._find(request)
         headers = request.headers
         source = read_copy_source(headers["x-amz-copy-source"])
+        await check_source_owner(self._store, request, source[0])
 
         def check(version: Version) -> Span:
             check_read_condition(headers, version, prefix="x-amz-copy-source-")
@@ -164,6 +171,7 @@ class UploadVerbs:
         """Answer ListMultipartUploads."""
         query = request.query
         bucket = await self._store.buckets.find(request.caller, request.target.bucket)
+        request.require_bucket_owner(await self._store.buckets.owner(bucket))
         limit = request.number("max-uploads", default=UPLOADS_PAGE_MAX, low=0, high=UPLOADS_PAGE_MAX)
         prefix = query.get("prefix", "")
         delimiter = query.get("delimiter") or None

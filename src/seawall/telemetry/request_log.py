@@ -45,7 +45,11 @@ class RequestLog:
     ) -> None:
         assert self._task is not None
         self._task.cancel()
-        self._write(self._take())
+        lines = self._take()
+        try:
+            self._write(lines)
+        except OSError:
+            self.dropped += len(lines)
 
     def add(self, line: str) -> None:
         """Queue one line, without its line end."""
@@ -83,7 +87,8 @@ class RequestLog:
         text = ("\n".join(lines) + "\n").encode()
         descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            os.write(descriptor, text)
+            while text:
+                text = text[os.write(descriptor, text) :]
             size = os.fstat(descriptor).st_size
         finally:
             os.close(descriptor)
