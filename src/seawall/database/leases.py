@@ -7,7 +7,9 @@ own monotonic clock from before it asked, and begins to close two seconds earlie
 clock can let others have them. That holds with the database away, the network cut, and the process paused.
 
 Should a node be too late even so (paused, or a statement that cannot be stopped), or should the database's
-clock leap, its open connections are still seen in `pg_stat_activity`, and count until they are gone.
+clock leap, its open connections are still seen in `pg_stat_activity`, and count until they are gone. What is
+left is what a paused node was about to open: until it notices, a moment after it goes on, it may open some of
+it. For that there is the headroom, and in the end the role's `CONNECTION LIMIT`.
 
 A lease is for a server itself: behind PgBouncer it would count the pooler's clients.
 """
