@@ -165,6 +165,20 @@ async def test_the_services_role_owns_its_database_and_is_no_superuser(server: L
         assert await ask(endpoint, f"select pg_has_role('seawall', '{role}', 'member')") is True
 
 
+async def test_the_services_role_cannot_take_the_connections_that_are_reserved(data_dir: Path) -> None:
+    limit = "select rolconnlimit from pg_roles where rolname = 'seawall'"
+    async with small_server(data_dir) as server:
+        assert await ask(server.superuser, limit) == 100 - 3 - 5
+
+    async with small_server(data_dir, max_connections="12", superuser_reserved_connections="2") as server:
+        held = [await asyncpg.connect(**server.service.connect_arguments()) for _ in range(12 - 2 - 5)]
+        with pytest.raises(asyncpg.TooManyConnectionsError):
+            await ask(server.service, "select 1")
+        assert await ask(server.superuser, "select 1") == 1
+        for connection in held:
+            await connection.close()
+
+
 async def test_statements_are_counted_by_their_text(server: LocalServer) -> None:
     await ask(server.service, "select /* a.name */ 1")
 

@@ -71,6 +71,14 @@ QUIT_TIMEOUT_S: Final = 10.0
 ORPHAN_PATIENCE_S: Final = 5.0
 """Backends notice a dead parent at once, unless they are busy: then they are told."""
 
+USABLE_CONNECTIONS: Final = """
+    select
+        current_setting('max_connections')::integer
+        - current_setting('superuser_reserved_connections')::integer
+        - coalesce(current_setting('reserved_connections', true), '0')::integer
+"""
+"""As the running server says: an operator may have set others than we chose. Before 16 there is one kind."""
+
 LOG_LEVEL: Final = re.compile(r"\b(?:LOG|FATAL|PANIC|ERROR|DETAIL|HINT):  ")
 
 STILL_ATTACHED: Final = b"pre-existing shared memory block"
@@ -377,7 +385,8 @@ class LocalServer:
         """Make the service's role, its database and the extension that only a superuser can make.
 
         Each start sets the role's password to what our file says. PostgreSQL gets a verifier, so that
-        no log or statistic can show the password.
+        no log or statistic can show the password. The role's connections end where the reserved ones begin,
+        whatever goes wrong with the budget: the administrator gets in.
         """
         verifier = _scram_verifier(self._passwords[SERVICE])
         memberships = ["pg_monitor", "pg_signal_backend"]
@@ -387,7 +396,10 @@ class LocalServer:
         try:
             if not await connection.fetchval("select true from pg_roles where rolname = $1", SERVICE):
                 await connection.execute(f"create role {SERVICE} login")
-            await connection.execute(f"alter role {SERVICE} nosuperuser password '{verifier}'")
+            usable = await connection.fetchval(USABLE_CONNECTIONS)
+            await connection.execute(
+                f"alter role {SERVICE} nosuperuser password '{verifier}' connection limit {usable}"
+            )
             await connection.execute(f"grant {', '.join(memberships)} to {SERVICE}")
             if not await connection.fetchval("select true from pg_database where datname = $1", SERVICE):
                 await connection.execute(f"create database {SERVICE} owner {SERVICE}")

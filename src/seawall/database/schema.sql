@@ -184,6 +184,22 @@ ALTER TABLE public.buckets ALTER COLUMN bucket_id ADD GENERATED ALWAYS AS IDENTI
     CACHE 1
 );
 
+CREATE TABLE public.connection_leases (
+    endpoint text NOT NULL COLLATE pg_catalog."C",
+    node text NOT NULL COLLATE pg_catalog."C",
+    incarnation uuid NOT NULL,
+    weight integer NOT NULL,
+    demand integer NOT NULL,
+    share integer NOT NULL,
+    granted integer NOT NULL,
+    joined_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    CONSTRAINT connection_leases_demand_check CHECK ((demand >= 0)),
+    CONSTRAINT connection_leases_granted_check CHECK ((granted > 0)),
+    CONSTRAINT connection_leases_share_check CHECK ((share >= 0)),
+    CONSTRAINT connection_leases_weight_check CHECK ((weight > 0))
+);
+
 CREATE TABLE public.current_objects (
     bucket_id bigint NOT NULL,
     key text NOT NULL COLLATE pg_catalog."C",
@@ -268,6 +284,9 @@ ALTER TABLE ONLY public.buckets
 
 ALTER TABLE ONLY public.buckets
     ADD CONSTRAINT buckets_pkey PRIMARY KEY (bucket_id);
+
+ALTER TABLE ONLY public.connection_leases
+    ADD CONSTRAINT connection_leases_pkey PRIMARY KEY (endpoint, node, incarnation);
 
 ALTER TABLE ONLY public.current_objects
     ADD CONSTRAINT current_objects_pkey PRIMARY KEY (bucket_id, key);

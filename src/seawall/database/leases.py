@@ -1,0 +1,451 @@
+"""Keep one node's share of the connections to one server, and give it back in time.
+
+The nodes know each other only through a table. Every few seconds each says there what it wants, learns
+what it may have (`budget` decides, one node at a time), and tells its pool. Nobody closes another
+node's connections, so all rests on each node giving up by itself: it counts the end of its lease on its
+own monotonic clock from before it asked, and begins to close two seconds earlier than the database's
+clock can let others have them. That holds with the database away, the network cut, and the process paused.
+
+Should a node be too late even so (paused, or a statement that cannot be stopped), or should the database's
+clock leap, its open connections are still seen in `pg_stat_activity`, and count until they are gone. What is
+left is what a paused node was about to open: until it notices, a moment after it goes on, it may open some of
+it. For that there is the headroom, and in the end the role's `CONNECTION LIMIT`.
+
+A lease is for a server itself: behind PgBouncer it would count the pooler's clients.
+"""
+
+import asyncio
+import logging
+import random
+import uuid
+import zlib
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Self
+
+import asyncpg
+
+from seawall.clock import monotonic_s
+from seawall.database.budget import FLOOR, Activity, Claim, Decision, Limits, check, decide
+from seawall.database.endpoint import Endpoint
+from seawall.database.pool import CONNECTION_LOST
+from seawall.database.queries import load_queries
+from seawall.errors import DatabaseDown, SeawallError
+
+log = logging.getLogger(__name__)
+
+QUERIES: Final = load_queries("seawall.database", "leases.sql")
+
+TTL_S: Final = 10.0
+"""Two renewals may fail before a node must give up; a dead node's share is missed for seconds only."""
+
+RENEW_S: Final = 3.0
+"""How long others wait, at the most, until a node learns that it should close some of its connections."""
+
+MARGIN_S: Final = 2.0
+"""For closing: from when a node gives up by itself until others may have what it had. A pool's statements end
+within it, and clocks that run at different speeds (500 ppm at the worst) differ by 5 ms in a lease."""
+
+EAGER_S: Final = 0.5
+"""Between two looks of a node that waits for others to close their connections."""
+
+PAUSED_SHARE: Final = 0.5
+"""How much of the margin a node may be paused in the middle of a decision, when all others wait for it."""
+
+NODES_MAX: Final = 8
+"""How many nodes there may be when nobody says otherwise."""
+
+CONNECTS_MAX: Final = 30
+"""Attempts to open the lease's own connection at first; the deadline usually ends them before."""
+
+CONNECT_TIMEOUT_S: Final = 5.0
+CONNECT_PAUSE_S: Final = 0.05
+CONNECT_PAUSE_MAX_S: Final = 1.0
+"""Pauses double from one to the other, each shortened at random: a crowd that was refused must not come back as one."""
+
+CLOSE_TIMEOUT_S: Final = 2.0
+
+NAME_MAX: Final = 40
+"""PostgreSQL cuts an application name at 63 bytes, and the word `seawall` and what a connection is for are in it."""
+
+LOCK_CLASS: Final = 0x5EA1EA5
+"""Any number will do, as long as every release uses the same one."""
+
+FAILURES: Final = (*CONNECTION_LOST, asyncpg.PostgresError)
+"""What makes a renewal fail. Anything else is a mistake of ours, and ends the loop."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseSettings:
+    """How a lease is kept. All nodes must agree on the times.
+
+    `nodes_max` is how many nodes may ask for leases at the most: each that is not there has a connection kept
+    free for it. `keeper_connections` is what runs beside the nodes without a lease.
+    """
+
+    ttl_s: float = TTL_S
+    renew_s: float = RENEW_S
+    margin_s: float = MARGIN_S
+    eager_s: float = EAGER_S
+    nodes_max: int = NODES_MAX
+    keeper_connections: int = 0
+    weight: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.eager_s <= self.renew_s < self.ttl_s - self.margin_s < self.ttl_s:
+            raise ValueError(
+                f"a lease of {self.ttl_s:g} s that is given up {self.margin_s:g} s early cannot be renewed "
+                f"every {self.renew_s:g} s"
+            )
+        if self.nodes_max < 1 or self.keeper_connections < 0 or self.weight < 1:
+            raise ValueError("there is a node at least, and no weight and no number of connections below nothing")
+
+
+class Lease:
+    """What one node may have open on one server. State: its own connection, what is granted, until when.
+
+    It keeps one connection of its own, as `seawall NAME lease`. That one is part of the grant: a pool may open
+    one less. The pool starts with no connections and opens only what `resize` allows.
+
+    When the block cannot be entered nothing is held. When it ends, the pool is empty and the share is free for
+    others; if the pool cannot be emptied in time, the share is free when the lease ends.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        name: str,
+        demand: Callable[[], int],
+        resize: Callable[[int], Awaitable[None]],
+        deadline_s: float,
+        settings: LeaseSettings | None = None,
+    ) -> None:
+        """Prepare a lease; nothing is asked for before the block is entered.
+
+        Args:
+            endpoint: the server. All nodes must call it by the same host and port.
+            name: the node's, one word; its pool's connections call themselves `seawall NAME`.
+            demand: how many connections the pool could use now.
+            resize: makes the pool have no more connections than so many; returns when the others are closed.
+            deadline_s: when to give up entering the block, on the monotonic clock.
+            settings: see there.
+        """
+        if not name.isascii() or not name.isprintable() or " " in name or not 0 < len(name) <= NAME_MAX:
+            raise ValueError(f"a node's name is one word of at most {NAME_MAX} plain characters, not {name!r}")
+        self.name = name
+        self.settings = settings or LeaseSettings()
+        self.failure: BaseException | None = None
+        """Why the last renewal failed; None when it did not."""
+
+        self._endpoint = endpoint
+        self._server = f"{endpoint.host}:{endpoint.port}"
+        self._incarnation = uuid.uuid4()
+        self._demand = demand
+        self._resize = resize
+        self._deadline_s = deadline_s
+        self._raw: asyncpg.Connection[asyncpg.Record] | None = None
+        self._share = 0
+        self._aim = 0
+        # What the pool was last told and has obeyed, and what it is being told.
+        self._told = 0
+        self._telling = 0
+        self._resizing: asyncio.Task[None] | None = None
+        self._ends_s = 0.0
+        self._gave_up = True
+        self._next_s = 0.0
+        self._failures = 0
+        self._awake = asyncio.Event()
+
+    def __repr__(self) -> str:
+        left_s = self._ends_s - monotonic_s()
+        state = f"{left_s:.1f} s left" if left_s > 0 else "not held"
+        return f"<Lease {self.name} of {self._server}: {self._kept} granted, share {self._share}, {state}>"
+
+    @property
+    def held(self) -> bool:
+        """Whether the node may work: its lease has not ended, and is for more than itself."""
+        return monotonic_s() < self._ends_s and self.granted >= FLOOR
+
+    @property
+    def granted(self) -> int:
+        """How many connections this node may have open now, the lease's own included; 0 when it has no lease."""
+        return self._kept if monotonic_s() < self._ends_s else 0
+
+    @property
+    def share(self) -> int:
+        """How many it should have, as far as it was last told."""
+        return self._share
+
+    @property
+    def _kept(self) -> int:
+        """How many connections may be open, whatever the lease says: what others must count."""
+        return 1 + max(self._told, self._telling)
+
+    async def __aenter__(self) -> Self:
+        """Open the connection, ask for a share for the first time, and tell the pool.
+
+        The share may be too small still, because others must make room first: `run` sees to that, and `held`
+        says when it is done.
+
+        Raises:
+            Misconfigured: the server's limits and the number of nodes do not fit; the message has the numbers.
+            DatabaseDown: the server could not be asked in time, or accepts no more connections.
+        """
+        try:
+            await self._ask_first()
+        except BaseException:
+            await self._leave()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._leave()
+
+    async def run(self) -> None:
+        """Renew the lease until cancelled; when that fails for too long, empty the pool and go on asking."""
+        try:
+            while True:
+                await self._pause()
+                if monotonic_s() >= self._ends_s and not self._gave_up:
+                    await self._give_up()
+                await self._renew()
+        finally:
+            await self._stop_resizing()
+
+    # Renewing.
+
+    async def _ask_first(self) -> None:
+        for attempt in range(CONNECTS_MAX):
+            try:
+                async with asyncio.timeout(self._deadline_s - monotonic_s()):
+                    raw = await self._connected()
+                    check(
+                        await _limits(raw),
+                        nodes_max=self.settings.nodes_max,
+                        keeper_connections=self.settings.keeper_connections,
+                    )
+                    await self._ask(raw)
+                    self._telling = self._aim
+                    await self._resize(self._telling)
+                    self._told_is(self._aim)
+                    self._gave_up = False
+                    return
+            except CONNECTION_LOST as failure:
+                # That time was up is not what people need to know.
+                if self.failure is None or not isinstance(failure, TimeoutError):
+                    self.failure = failure
+            except asyncpg.PostgresError as failure:
+                raise DatabaseDown(f"The database refuses to lease connections to {self.name}: {failure}") from failure
+            self._drop()
+            pause_s = _jittered(min(CONNECT_PAUSE_S * 2**attempt, CONNECT_PAUSE_MAX_S))
+            if monotonic_s() + pause_s >= self._deadline_s:
+                break
+            await asyncio.sleep(pause_s)
+        if isinstance(self.failure, asyncpg.TooManyConnectionsError):
+            raise DatabaseDown(
+                f"The database accepts no more connections, and {self.name} needs one to ask for its share: "
+                f"see who holds them, or raise max_connections. It said: {self.failure}"
+            ) from self.failure
+        raise DatabaseDown(f"The database cannot be reached by {self.name}.") from self.failure
+
+    async def _renew(self) -> None:
+        """Ask once, and tell the pool what came of it."""
+        now_s = monotonic_s()
+        patience_s = self.settings.renew_s
+        if now_s < self._ends_s:
+            patience_s = min(patience_s, self._ends_s - now_s)
+        try:
+            async with asyncio.timeout(patience_s):
+                await self._ask(await self._connected())
+        except FAILURES as failure:
+            self._drop()
+            if self.failure is None:
+                log.warning("lease.not_renewed", extra={"node": self.name, "error": repr(failure)})
+            self.failure = failure
+            pause_s = min(CONNECT_PAUSE_S * 2**self._failures, CONNECT_PAUSE_MAX_S, self.settings.renew_s)
+            self._failures = min(self._failures + 1, CONNECTS_MAX)
+            self._next_s = monotonic_s() + _jittered(pause_s)
+            return
+        if monotonic_s() < self._ends_s:
+            self._gave_up = False
+            self._tell()
+
+    async def _ask(self, raw: "asyncpg.Connection[asyncpg.Record]") -> None:
+        """Say what is wanted, and learn what is granted and until when."""
+        settings, kept, demand = self.settings, self._kept, 1 + max(0, self._demand())
+        asked_s = monotonic_s()
+        async with raw.transaction():
+            await _fetch(raw, "decide_alone", LOCK_CLASS, _lock_number(self._server))
+            await _fetch(raw, "forget_expired", self._server)
+            rows = await _fetch(raw, "leases", self._server)
+            places = [row["incarnation"] for row in rows]
+            own = Claim(node=self.name, demand=demand, granted=kept, weight=settings.weight)
+            forgotten = self._incarnation not in places
+            if forgotten:
+                places.append(self._incarnation)
+            mine = places.index(self._incarnation)
+            claims = [
+                Claim(node=row["node"], demand=row["demand"], granted=row["granted"], weight=row["weight"])
+                for row in rows
+            ]
+            claims[mine : mine + 1] = [own]
+            decision = decide(await _limits(raw), await _activity(raw), claims, mine=mine, nodes_max=settings.nodes_max)
+            if forgotten and kept > max(1, decision.free):
+                # The lease ended unnoticed (the database's clock leapt, a replica was promoted that had not heard
+                # of it), and others have been granted what the pool still has.
+                self._ends_s = self._next_s = 0.0
+                return
+            await _fetch(
+                raw,
+                "keep",
+                *(self._server, self.name, self._incarnation, settings.weight, demand),
+                *(decision.share, decision.granted, settings.ttl_s),
+            )
+        self._note(decision, asked_s)
+
+    def _note(self, decision: Decision, asked_s: float) -> None:
+        if self.failure is not None:
+            log.info("lease.renewed", extra={"node": self.name, "granted": decision.granted})
+        self.failure, self._failures = None, 0
+        self._share = decision.share
+        self._aim = max(0, min(decision.share, decision.granted) - 1)
+        self._ends_s = asked_s + self.settings.ttl_s - self.settings.margin_s
+        waits_for_others = decision.granted < max(decision.share, FLOOR)
+        self._next_s = asked_s + _jittered(self.settings.eager_s if waits_for_others else self.settings.renew_s)
+
+    # Telling the pool.
+
+    def _tell(self) -> None:
+        """Make the pool larger or smaller, beside the renewals: closing waits for those who hold connections."""
+        if self._resizing is None and self._aim != self._told:
+            self._telling = self._aim
+            self._resizing = asyncio.create_task(self._resize_to(self._aim), name=f"resize for {self.name}")
+
+    async def _resize_to(self, size: int) -> None:
+        before, obeyed = self._told, False
+        try:
+            await self._resize(size)
+            obeyed = True
+        except (*FAILURES, SeawallError) as failure:
+            log.warning("lease.pool_not_resized", extra={"node": self.name, "size": size, "error": repr(failure)})
+        finally:
+            self._told_is(size if obeyed else max(before, size))
+        if obeyed and size < before:
+            # Others wait to hear of it.
+            self._next_s = 0.0
+            self._awake.set()
+
+    def _told_is(self, size: int) -> None:
+        self._told, self._telling, self._resizing = size, 0, None
+
+    async def _stop_resizing(self) -> None:
+        if self._resizing is not None:
+            self._resizing.cancel()
+            await asyncio.wait([self._resizing], timeout=self.settings.margin_s)
+            # A task that was cancelled before it began has noted nothing. The pool may be either size.
+            self._told_is(max(self._told, self._telling))
+
+    async def _give_up(self) -> None:
+        """Empty the pool, because the lease ends: from here on others may count on it."""
+        self._gave_up = True
+        log.warning("lease.given_up", extra={"node": self.name, "granted": self._kept, "error": repr(self.failure)})
+        await self._stop_resizing()
+        try:
+            async with asyncio.timeout(self.settings.margin_s):
+                await self._resize(0)
+            self._told_is(0)
+        except (*FAILURES, SeawallError) as failure:
+            log.warning("lease.pool_not_emptied", extra={"node": self.name, "error": repr(failure)})
+
+    async def _leave(self) -> None:
+        """Give everything back, within the margin."""
+        self._ends_s = 0.0
+        try:
+            await self._stop_resizing()
+            async with asyncio.timeout(self.settings.margin_s):
+                await self._resize(0)
+                if self._raw is not None and not self._raw.is_closed():
+                    async with self._raw.transaction():
+                        await _fetch(self._raw, "decide_alone", LOCK_CLASS, _lock_number(self._server))
+                        await _fetch(self._raw, "give_back", self._server, self.name, self._incarnation)
+                    await self._raw.close(timeout=CLOSE_TIMEOUT_S)
+        except (*FAILURES, SeawallError) as failure:
+            log.warning("lease.left_to_expire", extra={"node": self.name, "error": repr(failure)})
+        finally:
+            self._drop()
+
+    # The lease's own connection.
+
+    async def _pause(self) -> None:
+        """Wait until it is time to renew or to give up, or somebody has closed what others wait for."""
+        until_s = self._next_s if self._gave_up else min(self._next_s, self._ends_s)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, until_s - monotonic_s())):
+                await self._awake.wait()
+        self._awake.clear()
+
+    async def _connected(self) -> "asyncpg.Connection[asyncpg.Record]":
+        """Return the connection, opened anew if it broke."""
+        if self._raw is None or self._raw.is_closed():
+            settings = self.settings
+            self._raw = await asyncpg.connect(
+                **self._endpoint.connect_arguments(),
+                timeout=CONNECT_TIMEOUT_S,
+                statement_cache_size=0,
+                server_settings={
+                    "application_name": f"seawall {self.name} lease",
+                    "default_transaction_isolation": "read committed",
+                    "statement_timeout": _milliseconds(settings.renew_s),
+                    # A node that is paused while it decides must not keep all others from renewing.
+                    "idle_in_transaction_session_timeout": _milliseconds(settings.margin_s * PAUSED_SHARE),
+                    "client_connection_check_interval": "1s",
+                    "timezone": "UTC",
+                },
+            )
+        return self._raw
+
+    def _drop(self) -> None:
+        if self._raw is not None:
+            self._raw.terminate()
+            self._raw = None
+
+
+async def _fetch(raw: "asyncpg.Connection[asyncpg.Record]", name: str, *arguments: object) -> list[asyncpg.Record]:
+    return await raw.fetch(QUERIES[name].sql, *arguments)
+
+
+async def _limits(raw: "asyncpg.Connection[asyncpg.Record]") -> Limits:
+    (row,) = await _fetch(raw, "limits")
+    return Limits(**row)
+
+
+async def _activity(raw: "asyncpg.Connection[asyncpg.Record]") -> Activity:
+    foreign, foreign_of_role = 0, 0
+    working: Counter[str] = Counter()
+    asking: Counter[str] = Counter()
+    for row in await _fetch(raw, "activity"):
+        if row["ours"]:
+            (asking if row["asking"] else working)[row["node"]] += row["connections"]
+        else:
+            foreign += row["connections"]
+            foreign_of_role += row["connections"] if row["of_role"] else 0
+    return Activity(foreign=foreign, foreign_of_role=foreign_of_role, working=working, asking=asking)
+
+
+def _lock_number(server: str) -> int:
+    """Return the server's number for the lock: two servers may share one, and then wait for each other."""
+    return zlib.crc32(server.encode()) - 2**31
+
+
+def _jittered(pause_s: float) -> float:
+    return pause_s * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(max(1, round(seconds * 1000)))
