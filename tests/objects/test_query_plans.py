@@ -42,7 +42,7 @@ EVERY_QUERY: Mapping[str, tuple[object, ...]] = {
     "access.remove_account": (1900,),
     "access.service_secret": (),
     "objects.bucket_by_name": (["bucket 5", "none"],),
-    "objects.buckets_of": (5, "", "", 10),
+    "objects.buckets_of": (5, "", "", 10, None),
     "objects.add_bucket": ("bucket new", 5, ""),
     "objects.hold_bucket": (5,),
     "objects.share_bucket": (5,),

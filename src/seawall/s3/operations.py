@@ -210,7 +210,9 @@ def refuse_unbuilt(headers: Mapping[str, str]) -> None:
     Raises:
         S3Error: `NotImplemented`.
     """
-    for name in headers:
+    for name, value in headers.items():
+        if name == "x-amz-bucket-object-lock-enabled" and value.lower() == "false":
+            continue  # rclone says so when it wants none
         if name[:6] == "x-amz-" and (name in UNBUILT_HEADERS or name.startswith(UNBUILT_STARTS)):
             raise S3Error("NotImplemented", f"The header {name} asks for functionality that is not implemented.")
     if headers.get("x-amz-acl", "private") not in BUILT_ACLS:
