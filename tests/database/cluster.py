@@ -199,8 +199,9 @@ class Cluster:
         await _until_answered(is_set, f"{replica.name} does not take its lag")
 
     async def kill(self, i: int) -> None:
-        """Kill every process of a replica at once."""
+        """Kill every process of a replica at once; of a promoted one too."""
         replica = self._replicas[i]
+        self._primary_is_dead |= replica is self._promoted
         await _kill_all(replica.data)
         replica.forget_process()
 
@@ -209,6 +210,7 @@ class Cluster:
         await self.kill(i)
         replica = self._replicas[i]
         await self._start(replica)
+        self._primary_is_dead &= replica is not self._promoted
         await self._follow(replica)
 
     async def kill_primary(self) -> None:
@@ -226,6 +228,7 @@ class Cluster:
 
         Raises:
             ValueError: the primary still lives. Two would take writes.
+            TimeoutError: it takes none, as when every replica must acknowledge and one is killed or paused.
         """
         if not self._primary_is_dead:
             raise ValueError("kill the primary first")

@@ -305,6 +305,11 @@ async def test_a_replica_killed_during_the_failover_follows_the_new_primary_once
         await cluster.promote(1)
         assert await get(cluster.primary, table, "a") == "1"
         assert cluster.primary == cluster.replica(1)
+        # And come back as what it was.
+        await cluster.restart(1)
+        await put(cluster.primary, table, "a", "2")
+        with pytest.raises(ValueError, match="kill the primary first"):
+            await cluster.promote(0)
 
 
 async def test_nothing_is_left_running_when_the_block_fails_amid_pauses_and_deaths(
