@@ -24,6 +24,7 @@ from seawall.blobs import DiskBlobStore
 from seawall.clock import monotonic_s
 from seawall.console import HealthDoor, Readiness
 from seawall.database import Database, Endpoint
+from seawall.database.leases import Lease
 from seawall.database.local_server import LocalServer, LocalServerSettings
 from seawall.database.migrations import migrate
 from seawall.edge import Exchange, HttpServer
@@ -43,6 +44,10 @@ log = logging.getLogger(__name__)
 
 Loop = Callable[[], Awaitable[None]]
 
+# Objects made before the collector looks at the young ones, and how often until at the older ones (gc.set_threshold).
+COLLECT_EVERY = (20_000, 20, 20)
+# How long a node that starts waits for a share of the database's connections.
+LEASE_PATIENCE_S = 30.0
 # A node that has not heard from the database for so long should not get requests.
 HEARD_MAX_S = 3.0
 # Lines of the table of who holds connections: with ten, nobody who matters is missing.
@@ -59,6 +64,7 @@ class Node:
     store: ObjectStore
     server: HttpServer
     database: Database
+    lease: Lease
     metrics: RequestMetrics
 
     def readiness(self, credentials: Credentials) -> Readiness:
@@ -67,6 +73,8 @@ class Node:
             return Readiness(ready=False, reason="draining")
         if credentials.silence_s > HEARD_MAX_S:
             return Readiness(ready=False, reason="the database does not answer")
+        if not self.lease.held:
+            return Readiness(ready=False, reason="it has no share of the database's connections")
         return Readiness(ready=True)
 
 
@@ -83,7 +91,17 @@ async def running_node(
     keep_large_blocks()
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(
-            Database(endpoint, settings.database(), application_name=f"seawall {name}")
+            Database(endpoint, settings.database(), application_name=f"seawall {name}", connections=0)
+        )
+        lease = await stack.enter_async_context(
+            Lease(
+                endpoint,
+                name=name,
+                demand=lambda: database.settings.connections,
+                resize=database.pool.resize,
+                deadline_s=monotonic_s() + LEASE_PATIENCE_S,
+                settings=settings.lease(),
+            )
         )
         blobs = await stack.enter_async_context(DiskBlobStore(settings.blobs()))
         credentials = Credentials(database)
@@ -96,7 +114,7 @@ async def running_node(
         server = HttpServer(
             door, settings.http(), observe=observer(metrics, lines), request_id_header="x-amz-request-id"
         )
-        node = Node(store=store, server=server, database=database, metrics=metrics)
+        node = Node(store=store, server=server, database=database, lease=lease, metrics=metrics)
         sweeper = Sweeper(database, blobs, grace_s=settings.garbage_grace_s, interval_s=settings.sweep_interval_s)
 
         def summary() -> Message:
@@ -115,6 +133,7 @@ async def running_node(
             await serve_health(stack, health, settings, settings.health_port)
 
         loops: dict[str, tuple[Urgency, Loop]] = {
+            "keep lease": (Urgency.CRITICAL, lease.run),
             "follow access epoch": (Urgency.CRITICAL, credentials.follow_epoch),
             "sweep blobs": (Urgency.BACKGROUND, sweeper.run),
             "report to keeper": (Urgency.NORMAL, lambda: report(settings.socket_path(), name, summary)),
@@ -128,6 +147,9 @@ async def running_node(
         # What exists now stays: the collector need not look at it again.
         gc.collect()
         gc.freeze()
+        # What a request leaves behind is freed without the collector; looking for more at every 700 objects was a tenth of
+        # a small GET.
+        gc.set_threshold(*COLLECT_EVERY)
         yield node
 
 

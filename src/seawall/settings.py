@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from seawall.blobs import BlobSettings
 from seawall.database import DatabaseSettings, Endpoint
+from seawall.database.leases import NODES_MAX, LeaseSettings
 from seawall.edge import HttpSettings
 from seawall.errors import Misconfigured
 from seawall.objects import ObjectSettings
@@ -173,6 +174,16 @@ class Settings(BaseSettings):
     def nodes_min(self) -> int:
         """Return how many nodes there are at least."""
         return int(self.nodes.partition(":")[0])
+
+    def lease(self) -> LeaseSettings:
+        """Return what a node needs to know about its share of the database's connections."""
+        own = self.database().connections
+        return LeaseSettings(
+            # One more than there should be: a node is replaced by the next before it is gone.
+            nodes_max=max(NODES_MAX, int(self.nodes.rpartition(":")[2]) + 1),
+            # The keeper's, and those of a command beside it.
+            keeper_connections=2 * own,
+        )
 
     def socket_path(self) -> Path:
         """Return where the keeper listens for nodes and commands."""

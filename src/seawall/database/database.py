@@ -66,11 +66,21 @@ class Transaction:
 class Database:
     """Runs named queries. State: the pool and one batcher for each batched query."""
 
-    def __init__(self, endpoint: Endpoint, settings: DatabaseSettings, *, application_name: str) -> None:
+    def __init__(
+        self, endpoint: Endpoint, settings: DatabaseSettings, *, application_name: str, connections: int | None = None
+    ) -> None:
+        """Open nothing yet.
+
+        Args:
+            endpoint: the server.
+            settings: see there.
+            application_name: what the server calls our connections.
+            connections: how many may be opened at first; as the settings say when None, 0 until a lease allows some.
+        """
         self.settings = settings
         self.pool = Pool(
             endpoint,
-            size=settings.connections,
+            size=settings.connections if connections is None else connections,
             application_name=application_name,
             statement_timeout_s=settings.patience_s,
         )

@@ -65,6 +65,10 @@ SERVER_SETTINGS = {
     # A node that is stopped, or gone without a word, must not keep its locks.
     "idle_in_transaction_session_timeout": "10s",
     "client_connection_check_interval": "1s",
+    # A machine that vanished must not count among the connections for the two hours a kernel would wait.
+    "tcp_keepalives_idle": "30",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "3",
 }
 
 # What the driver raises when the server, or the way to it, is gone.
@@ -337,23 +341,19 @@ class Pool:
         if is_lost(error) or self._closed or connection.raw.is_closed():
             connection.raw.terminate()
             self._pass_on()
-        elif error is None and not connection.raw.is_in_transaction():
-            self._keep(connection)
+        elif error is None and not connection.raw.is_in_transaction() and self._lent <= self.size:
+            self._idle.append(connection)
             self._pass_on()
         else:
             task = asyncio.get_running_loop().create_task(self._settle(connection), name="settle a connection")
             self._settling.add(task)
             task.add_done_callback(self._settling.discard)
 
-    def _keep(self, connection: Connection) -> None:
-        """Keep a connection for the next, unless there are more than there should be."""
-        if self._lent > self.size:
-            connection.raw.terminate()
-        else:
-            self._idle.append(connection)
-
     async def _settle(self, connection: Connection) -> None:
-        """Wait until the server has stopped what was cancelled, and end the transaction it may be in."""
+        """Wait until the server has stopped what was cancelled, and end the transaction it may be in.
+
+        One too many is closed in order, so that the server has let go of it before its place is free.
+        """
         raw, certain = connection.raw, False
         try:
             async with asyncio.timeout(SETTLE_TIMEOUT_S):
@@ -362,13 +362,15 @@ class Pool:
                     await raw.execute("select /* pool.settle */")
                 if raw.is_in_transaction():
                     await raw.execute("rollback")
-            certain = not self._closed
+            certain = not self._closed and self._lent <= self.size
+            if not certain:
+                await _close(connection)
         except (*CONNECTION_LOST, asyncpg.PostgresError):
             pass  # `certain` says so.
         finally:
             if certain:
                 connection.used_s = monotonic_s()
-                self._keep(connection)
+                self._idle.append(connection)
             else:
                 raw.terminate()
             self._pass_on()

@@ -30,6 +30,7 @@ INTERVAL_S = 0.200
 WAIT_SHARE_MAX = 0.1
 LEAST_URGENT_FIRST_EVERY = 16
 LIMIT = 4096
+CLASSES = len(Urgency)
 
 
 @dataclass(slots=True, eq=False)
@@ -66,7 +67,8 @@ class WaitCounts:
 class _Flow:
     """Those of one tenant, in one class. State: who waits, what it may still take, how it was served lately."""
 
-    name: tuple[int, int]
+    number: int
+    urgency: int
     waiters: deque[Waiter] = field(default_factory=deque)
     deficit: float = 0.0
     shortest_s: float = 0.0
@@ -102,7 +104,7 @@ class WaitingRoom:
         self._length = 0
         self._gone = 0
         self._turns = 0
-        self._flows: dict[tuple[int, int], _Flow] = {}
+        self._flows: dict[int, _Flow] = {}
         # For each class, the flows that have somebody waiting, the one whose turn it is first.
         self._rounds: tuple[deque[_Flow], ...] = tuple(deque() for _ in Urgency)
         self._least_urgent_first = self._rounds[::-1]
@@ -132,7 +134,7 @@ class WaitingRoom:
         for urgency in range(purpose.urgency + 1):
             for flow in self._rounds[urgency]:
                 before += len(flow.waiters)
-        own = self._flows.get((purpose.urgency, purpose.tenant))
+        own = self._flows.get(_number(purpose))
         # Tenants take turns: a newcomer passes the queues of the others but for one turn each per turn of its own.
         fair = (1 + (len(own.waiters) if own is not None else 0)) * len(self._flows)
         return self.round_s + min(before, fair) * self.turn_s
@@ -148,7 +150,8 @@ class WaitingRoom:
         if left_s <= 0:
             self.counts.expired += 1
             raise DeadlineExceeded
-        if self._length:
+        # Most of the time even the longest possible wait is fine, and need not be known better.
+        if self._length and self.round_s + self._length * self.turn_s > 2 * self.target_s:
             wait_s = self.predicted_wait_s(waiter.purpose)
             if wait_s > left_s * WAIT_SHARE_MAX and wait_s > 2 * self.target_s:
                 self.counts.refused += 1
@@ -164,11 +167,12 @@ class WaitingRoom:
     def put_back(self, waiter: Waiter, *, now_s: float) -> None:
         """Let one wait who was let in before, and may be served from now on."""
         waiter.arrived_s = now_s
-        name = (waiter.purpose.urgency, waiter.purpose.tenant)
-        flow = self._flows.get(name)
+        number = _number(waiter.purpose)
+        flow = self._flows.get(number)
         if flow is None:
-            flow = self._flows[name] = _Flow(name)
-            self._rounds[name[0]].append(flow)
+            urgency = waiter.purpose.urgency
+            flow = self._flows[number] = _Flow(number, urgency)
+            self._rounds[urgency].append(flow)
         flow.waiters.append(waiter)
         self._length += 1
 
@@ -250,8 +254,8 @@ class WaitingRoom:
         return waiter, flow
 
     def _close(self, flow: _Flow) -> None:
-        self._rounds[flow.name[0]].remove(flow)
-        del self._flows[flow.name]
+        self._rounds[flow.urgency].remove(flow)
+        del self._flows[flow.number]
 
     def _turn_one_away(self, purpose: Purpose) -> Waiter:
         """Make room in a full one: the first of the longest queue has to go, or the newcomer if that is its own.
@@ -260,7 +264,7 @@ class WaitingRoom:
         """
         self.counts.refused += 1
         longest = max(self._flows.values(), key=lambda flow: len(flow.waiters))
-        if longest.name == (purpose.urgency, purpose.tenant):
+        if longest.number == _number(purpose):
             raise Overloaded
         waiter = longest.waiters.popleft()
         self._length -= 1
@@ -269,3 +273,8 @@ class WaitingRoom:
         if not waiter.answer.done():
             waiter.answer.set_exception(Overloaded())
         return waiter
+
+
+def _number(purpose: Purpose) -> int:
+    """Return the number of a class and tenant. A pair would be hashed by the name of the class, which takes longer."""
+    return purpose.tenant * CLASSES + purpose.urgency
