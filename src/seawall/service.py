@@ -147,8 +147,8 @@ async def running_node(
         # What exists now stays: the collector need not look at it again.
         gc.collect()
         gc.freeze()
-        # What a request leaves behind is freed without the collector; looking for more at every 700 objects was a tenth of
-        # a small GET.
+        # What a request leaves behind is freed without the collector; to look for more at every 700 objects was a
+        # tenth of what a small GET cost.
         gc.set_threshold(*COLLECT_EVERY)
         yield node
 
