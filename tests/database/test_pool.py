@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import asyncpg
 import pytest
@@ -19,6 +19,7 @@ from seawall.database.pool import CONNECTS_AT_ONCE, Connection, Pool
 from seawall.database.queries import Query
 from seawall.database.waiting import WaitingRoom
 from seawall.errors import DatabaseDown, DeadlineExceeded, Overloaded, StorageFull, Unavailable
+from seawall.telemetry.purpose import PURPOSE, Purpose
 
 NOWHERE = Endpoint(host="/nowhere", port=5432, user="nobody", password="", database="none")
 MIB = 1024 * 1024
@@ -559,3 +560,147 @@ async def test_requests_wait_for_a_server_that_is_restarting(data_dir: Path) -> 
 
         assert row["answer"] == 42
         await restarting
+
+
+# Size, age, and who holds what.
+
+
+@pytest.mark.usefixtures("server")
+async def test_a_task_that_holds_a_connection_is_refused_a_second_one() -> None:
+    pool = a_pool(2)
+
+    async with pool.connection(deadline_s=soon()):
+        with pytest.raises(RuntimeError, match="must not ask for another"):
+            async with pool.connection(deadline_s=soon()):
+                pytest.fail("a bounded pool would stop")
+
+    assert (pool.lent, pool.idle) == (0, 1)
+
+
+async def test_a_smaller_pool_closes_what_is_too_many_before_it_says_so(server: FakeServer) -> None:
+    pool = a_pool(3)
+    release = asyncio.Event()
+
+    async def borrow() -> None:
+        async with pool.connection(deadline_s=soon()):
+            await release.wait()
+
+    borrowers = [asyncio.create_task(borrow()) for _ in range(3)]
+    while len(server.open) < 3:
+        await asyncio.sleep(0)
+    resizing = asyncio.create_task(pool.resize(1))
+    await asyncio.sleep(0.01)
+    assert not resizing.done()
+
+    release.set()
+    await resizing
+
+    assert len(server.open) <= 1
+    await asyncio.gather(*borrowers)
+    assert (pool.lent, pool.size) == (0, 1)
+    await borrow()
+    assert (pool.lent, pool.idle, len(server.open)) == (0, 1, 1)
+
+
+@pytest.mark.usefixtures("server")
+async def test_a_pool_that_may_have_no_connection_yet_serves_who_waits_once_it_may() -> None:
+    pool = a_pool(0)
+    served: list[int] = []
+
+    async def borrow(number: int) -> None:
+        async with pool.connection(deadline_s=soon()):
+            served.append(number)
+
+    borrowers = [asyncio.create_task(borrow(number)) for number in range(3)]
+    await asyncio.sleep(0.01)
+    assert served == []
+
+    await pool.resize(2)
+    await asyncio.gather(*borrowers)
+
+    assert sorted(served) == [0, 1, 2]
+
+
+async def test_an_old_connection_is_replaced_and_one_idle_for_long_is_tried(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pools, "MAINTAIN_EVERY_S", 0.01)
+    monkeypatch.setattr(pools, "LIFETIME_S", 0.2)
+    monkeypatch.setattr(pools, "IDLE_CHECK_S", 0.05)
+    pool = a_pool(1)
+    async with pool.connection(deadline_s=soon()) as connection:
+        raw = cast("FakeRaw", connection.raw)
+
+    await asyncio.sleep(0.12)
+    assert raw.late == ""
+    assert connection.used_s > monotonic_s() - 0.1, "it was tried"
+    await asyncio.sleep(0.2)
+
+    assert raw.closed
+    assert (pool.counts.retired, pool.idle, len(server.open)) == (1, 0, 0)
+    await pool.close()
+
+
+@pytest.mark.usefixtures("server")
+async def test_a_connection_held_for_too_long_is_told_once_with_its_stack(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(pools, "MAINTAIN_EVERY_S", 0.01)
+    monkeypatch.setattr(pools, "HELD_TOO_LONG_S", 0.03)
+    pool = a_pool(1)
+
+    async def a_slow_borrower() -> None:
+        async with pool.connection(deadline_s=soon()):
+            await asyncio.sleep(0.15)
+
+    await asyncio.create_task(a_slow_borrower())
+
+    [told] = [record for record in caplog.records if record.message == "database.connection_held_long"]
+    assert "a_slow_borrower" in told.__dict__["stack"]
+    assert told.__dict__["site"].endswith("a_slow_borrower")
+    await pool.close()
+
+
+@pytest.mark.usefixtures("server")
+async def test_the_table_names_who_held_connections_and_still_does() -> None:
+    pool = a_pool(2)
+
+    async def borrow(tenant: int, held_s: float) -> None:
+        PURPOSE.set(Purpose(route="GetObject", tenant=tenant))
+        async with pool.connection(deadline_s=soon(), site="a test"):
+            await asyncio.sleep(held_s)
+
+    await asyncio.create_task(borrow(1, 0.03))
+    holding = asyncio.create_task(borrow(2, 0.2))
+    await asyncio.sleep(0.1)
+    blamed = pool.holds.blame(now_s=monotonic_s())
+    await holding
+
+    assert [(line.account.tenant, line.account.route, line.account.site) for line in blamed] == [
+        (2, "GetObject", "a test"),
+        (1, "GetObject", "a test"),
+    ]
+    assert sum(line.share for line in blamed) == pytest.approx(1.0)
+    assert blamed[0].held_s > blamed[1].held_s > 0.02
+
+
+async def test_a_crowd_that_gives_up_sends_two_requests_to_cancel_at_a_time(database_endpoint: Endpoint) -> None:
+    """Each request is a connection of its own: the server must not see a connection for each who gave up."""
+    pool = Pool(database_endpoint, size=6, application_name="tests", statement_timeout_s=30.0)
+    query = a_query("select pg_sleep(20)")
+
+    async def give_up() -> None:
+        async with pool.connection(deadline_s=soon(20)) as connection:
+            await connection.fetch(query, timeout_s=0.3)
+
+    started_s = time.monotonic()
+    ended = await asyncio.gather(*(asyncio.create_task(give_up()) for _ in range(6)), return_exceptions=True)
+    async with asyncio.timeout(10):
+        while pool.lent:
+            await asyncio.sleep(0.01)
+
+    assert {type(error) for error in ended} == {TimeoutError}
+    assert pool.counts.cancels == 6
+    assert (pool.lent, pool.idle) == (0, 6)
+    assert time.monotonic() - started_s < 10
+    await pool.close()
