@@ -135,7 +135,7 @@ class Holds:
         query = hold.query or hold.site
         # Of a wide batch some rows stand for all: chosen by lot, they are right on average.
         stride = -(-len(hold.purposes) // ROWS_CHARGED)
-        charged = hold.purposes[random.randrange(stride) :: stride] if stride > 1 else hold.purposes  # noqa: S311
+        charged = hold.purposes[random.randrange(stride) :: stride] if stride > 1 else hold.purposes  # noqa: S311 - no secret
         for purpose in charged:
             account = Account(query, purpose.route, purpose.tenant, hold.site)
             if len(accounts) >= ACCOUNTS_MAX and account not in accounts:

@@ -457,7 +457,7 @@ def _bounded_cancels(counts: PoolCounts) -> "type[asyncpg.Connection[asyncpg.Rec
         async def _cancel(self, *arguments: object) -> None:
             counts.cancels += 1
             async with gate:
-                await super()._cancel(*arguments)  # type: ignore[misc]
+                await super()._cancel(*arguments)  # type: ignore[misc]  # its stubs leave it out
 
     return BoundedConnection
 
