@@ -104,6 +104,10 @@ class DatabaseDown(Unavailable):
     """The catalogue cannot be reached."""
 
 
+class OutcomeUnknown(DatabaseDown):
+    """The catalogue was lost before it said whether it did what was asked."""
+
+
 class DeadlineExceeded(Unavailable):
     """The request waited as long as it may, and was not started."""
 

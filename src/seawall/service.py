@@ -11,7 +11,7 @@ import logging
 import os
 import resource
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +23,7 @@ from seawall.access.accounts import KeyPair, new_access_key, new_secret_key
 from seawall.blobs import DiskBlobStore
 from seawall.clock import monotonic_s
 from seawall.console import HealthDoor, Readiness
-from seawall.database import Database, Endpoint
+from seawall.database import Database, Endpoint, find_primary
 from seawall.database.leases import Lease
 from seawall.database.local_server import LocalServer, LocalServerSettings
 from seawall.database.migrations import migrate
@@ -48,6 +48,8 @@ Loop = Callable[[], Awaitable[None]]
 COLLECT_EVERY = (20_000, 20, 20)
 # How long a node that starts waits for a share of the database's connections.
 LEASE_PATIENCE_S = 30.0
+# How long whoever starts waits for a server that takes writes.
+DATABASE_PATIENCE_S = 30.0
 # A node that has not heard from the database for so long should not get requests.
 HEARD_MAX_S = 3.0
 # Lines of the table of who holds connections: with ten, nobody who matters is missing.
@@ -80,7 +82,7 @@ class Node:
 
 @asynccontextmanager
 async def running_node(
-    settings: Settings, *, name: str, endpoint: Endpoint, listeners: Iterable[socket.socket]
+    settings: Settings, *, name: str, endpoints: Sequence[Endpoint], listeners: Iterable[socket.socket]
 ) -> AsyncIterator[Node]:
     """Start every part of a node, lowest floor first; stop them in reverse when the block ends.
 
@@ -91,11 +93,11 @@ async def running_node(
     keep_large_blocks()
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(
-            Database(endpoint, settings.database(), application_name=f"seawall {name}", connections=0)
+            Database(endpoints, settings.database(), application_name=f"seawall {name}", connections=0)
         )
         lease = await stack.enter_async_context(
             Lease(
-                endpoint,
+                database.servers[0].endpoint,
                 name=name,
                 demand=lambda: database.settings.connections,
                 resize=database.pool.resize,
@@ -157,7 +159,6 @@ async def running_node(
 class Keeper:
     """A running keeper."""
 
-    endpoint: Endpoint
     link: Link
     nodes: LocalNodes
     s3_address: tuple[str, int]
@@ -201,17 +202,18 @@ async def running_keeper(settings: Settings) -> AsyncIterator[Keeper]:
 
         external = settings.external_database()
         local: LocalServer | None = None
-        if external is None:
+        if not external:
             local_settings = LocalServerSettings(data_dir=settings.data_dir, binaries=settings.postgres_binaries)
             local = await stack.enter_async_context(LocalServer(local_settings))
-        endpoint = external or (local.service if local is not None else None)
-        assert endpoint is not None
-        for migration in await migrate(endpoint):
+        endpoints = external or ((local.service,) if local is not None else ())
+        deadline_s = monotonic_s() + DATABASE_PATIENCE_S
+        primary = await find_primary(endpoints, application_name="seawall keeper", deadline_s=deadline_s)
+        for migration in await migrate(primary):
             log.info("database.migrated", extra={"migration": migration})
 
         # Its own few connections: commands work when the nodes' are all in use.
         database = await stack.enter_async_context(
-            Database(endpoint, settings.database(), application_name="seawall keeper")
+            Database(endpoints, settings.database(), application_name="seawall keeper")
         )
         accounts = AccountBook(database)
         new_root = await ensure_root(accounts, settings)
@@ -226,7 +228,6 @@ async def running_keeper(settings: Settings) -> AsyncIterator[Keeper]:
 
         console = listening_socket(settings.console_host, settings.console_port)
         keeper = Keeper(
-            endpoint=endpoint,
             link=link,
             nodes=nodes,
             s3_address=s3_listener.getsockname()[:2],
@@ -240,10 +241,10 @@ async def running_keeper(settings: Settings) -> AsyncIterator[Keeper]:
 
 
 @asynccontextmanager
-async def open_sweeper(settings: Settings, endpoint: Endpoint) -> AsyncIterator[Sweeper]:
+async def open_sweeper(settings: Settings, endpoints: Sequence[Endpoint]) -> AsyncIterator[Sweeper]:
     """Open what sweeping and scrubbing need, for a command beside the running service."""
     async with (
-        Database(endpoint, settings.database(), application_name="seawall command") as database,
+        Database(endpoints, settings.database(), application_name="seawall command") as database,
         DiskBlobStore(settings.blobs()) as blobs,
     ):
         yield Sweeper(database, blobs, grace_s=settings.garbage_grace_s, interval_s=settings.sweep_interval_s)

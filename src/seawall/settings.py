@@ -57,7 +57,9 @@ class Settings(BaseSettings):
         0, description="The port of a node's own `/healthz`, `/readyz` and `/metrics`; 0: none (as under `up`)."
     )
     database_url: SecretStr = Field(
-        SecretStr(""), description="`postgresql://…` of a PostgreSQL ≥ 15; empty: an embedded one in `data_dir`."
+        SecretStr(""),
+        description="`postgresql://…` of a PostgreSQL ≥ 15; empty: an embedded one in `data_dir`. Several hosts may be "
+        "named (`host1:5432,host2:5432`): a primary and its streaming replicas, in any order.",
     )
     root_access_key: str = Field("", description="Access key of the root account at first start; made up when empty.")
     root_secret_key: SecretStr = Field(
@@ -95,6 +97,12 @@ class Settings(BaseSettings):
     database_write_lanes: int = Field(2, ge=1, le=16, description="Connections of a node for batched writes.")
     database_spare_connections: int = Field(2, ge=1, le=64, description="Connections of a node for everything else.")
     database_patience_s: float = Field(5.0, gt=0, description="How long a request may wait for the database.")
+    database_stale_reads_s: float = Field(
+        0.0,
+        ge=0,
+        description="How old reads may be while no server of the database takes writes, with a header that says so; "
+        "0: they fail then.",
+    )
     postgres_binaries: Path | None = Field(
         None, description="A `bin` directory of PostgreSQL to use for the embedded one."
     )
@@ -133,6 +141,7 @@ class Settings(BaseSettings):
             write_lanes=self.database_write_lanes,
             spare_connections=self.database_spare_connections,
             patience_s=self.database_patience_s,
+            stale_reads_s=self.database_stale_reads_s,
         )
 
     def blobs(self) -> BlobSettings:
@@ -166,10 +175,10 @@ class Settings(BaseSettings):
         """Return what the object store needs to know."""
         return ObjectSettings(inline_max_bytes=self.inline_max_bytes)
 
-    def external_database(self) -> Endpoint | None:
-        """Return the database the operator named; None where the embedded one is used."""
+    def external_database(self) -> tuple[Endpoint, ...]:
+        """Return the servers of the database the operator named; none where the embedded one is used."""
         url = self.database_url.get_secret_value()
-        return Endpoint.parse(url) if url else None
+        return Endpoint.parse(url) if url else ()
 
     def nodes_min(self) -> int:
         """Return how many nodes there are at least."""

@@ -18,7 +18,7 @@ from seawall.database.local_server import LocalServer, LocalServerSettings
 from seawall.database.pool import CONNECTS_AT_ONCE, Connection, Pool
 from seawall.database.queries import Query
 from seawall.database.waiting import WaitingRoom
-from seawall.errors import DatabaseDown, DeadlineExceeded, Overloaded, StorageFull, Unavailable
+from seawall.errors import DatabaseDown, DeadlineExceeded, OutcomeUnknown, Overloaded, StorageFull, Unavailable
 from seawall.telemetry.purpose import PURPOSE, Purpose
 
 NOWHERE = Endpoint(host="/nowhere", port=5432, user="nobody", password="", database="none")
@@ -544,7 +544,7 @@ async def test_after_a_restart_of_the_server_work_goes_on(data_dir: Path) -> Non
         await server.restart()
 
         ended = await asyncio.gather(*under_way, return_exceptions=True)
-        assert [type(error) for error in ended] == [DatabaseDown, DatabaseDown]
+        assert [type(error) for error in ended] == [OutcomeUnknown, OutcomeUnknown]
         for _ in range(10):
             assert (await database.fetch_one(ANSWER))["answer"] == 42
         assert database.pool.lent == 0

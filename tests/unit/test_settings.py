@@ -114,7 +114,8 @@ def test_settings_do_not_show_their_secrets() -> None:
     ("url", "reason"),
     [
         ("mysql://host/db", "starts with"),
-        ("postgresql://a:secret@one,two/db", "several hosts"),
+        ("postgresql://a:secret@one,one/db", "twice"),
+        ("postgresql://a:secret@one,two/db?port=1,2,3", "not an address"),
         ("postgresql://host:port/db", "not an address"),
         ("postgresql://host/db?sslmode=maybe", "sslmode"),
         ("postgresql://host/db?colour=red", "colour"),

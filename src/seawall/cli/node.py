@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -25,27 +26,30 @@ def node(name: str | None, listener: tuple[int, ...], data_dir: Path | None) -> 
     settings = read_settings({"data_dir": data_dir})
     called = name or socket.gethostname()
     set_up_logging(called)
-    endpoint = find_database(settings)
+    endpoints = find_database(settings)
     sockets = [socket.socket(fileno=descriptor) for descriptor in listener]
-    uvloop.run(_run(settings, called, endpoint, sockets))
+    uvloop.run(_run(settings, called, endpoints, sockets))
 
 
-def find_database(settings: Settings) -> Endpoint:
-    """Return the database that serves these settings.
+def find_database(settings: Settings) -> Sequence[Endpoint]:
+    """Return the servers of the database that serves these settings.
 
     Raises:
         NotRunning: it is the embedded one, and that does not run.
     """
-    endpoint = settings.external_database() or LocalServer.find(settings.data_dir)
+    external = settings.external_database()
+    if external:
+        return external
+    endpoint = LocalServer.find(settings.data_dir)
     if endpoint is None:
         raise NotRunning(f"No service is running on {settings.data_dir}, and SEAWALL_DATABASE_URL is not set.")
-    return endpoint
+    return (endpoint,)
 
 
-async def _run(settings: Settings, name: str, endpoint: Endpoint, sockets: list[socket.socket]) -> None:
+async def _run(settings: Settings, name: str, endpoints: Sequence[Endpoint], sockets: list[socket.socket]) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     listeners = sockets or [listening_socket(settings.host, settings.s3_port)]
-    async with running_node(settings, name=name, endpoint=endpoint, listeners=listeners):
+    async with running_node(settings, name=name, endpoints=endpoints, listeners=listeners):
         await stop.wait()

@@ -4,6 +4,7 @@ Only this package speaks to the driver. It knows nothing of buckets or bytes; th
 stand in `.sql` files beside the modules that need them.
 """
 
+from seawall.database.balancer import find_primary
 from seawall.database.database import Database, DatabaseSettings, Transaction
 from seawall.database.endpoint import Endpoint
 from seawall.database.queries import Queries, Query, load_queries
@@ -15,5 +16,6 @@ __all__ = [
     "Queries",
     "Query",
     "Transaction",
+    "find_primary",
     "load_queries",
 ]

@@ -8,18 +8,19 @@ because INSERT cannot return one, by `answers`, which repeats a value only that 
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import Any, Final
 
 import asyncpg
 
 from seawall.clock import monotonic_s
-from seawall.database.pool import Connection, Pool, in_our_words
+from seawall.database.pool import Connection, Lender, in_our_words, is_lost
 from seawall.database.queries import Query
 from seawall.database.waiting import LIMIT, TARGET_S, Waiter, WaitingRoom
-from seawall.errors import DatabaseDown, DeadlineExceeded, Overloaded
+from seawall.errors import DatabaseDown, DeadlineExceeded, OutcomeUnknown, Overloaded
 from seawall.telemetry.purpose import PURPOSE, Purpose
 
 # More keys a statement save little more, and make the last caller wait for the first's row.
@@ -31,6 +32,12 @@ WIDTH_GOOD = 48
 SWEEP_EVERY_S = 0.1
 # How long a lane waits for a connection, those in the room being told of their own ends meanwhile.
 LANE_PATIENCE_S = 5.0
+
+ELSEWHERE: Final = object()
+"""Instead of an answer: this row must be asked for elsewhere."""
+
+Ask = Callable[[Connection, Query, Sequence[list[Any]], float], Awaitable[list[Any]]]
+"""Sends the columns of a batch, within so many seconds; returns for each row its answer, None or `ELSEWHERE`."""
 
 
 @dataclass(slots=True)
@@ -54,15 +61,34 @@ class Batcher:
             written: no two statements under way, nor two rows of one, share them, and a batch is
             sorted by them, so that two batches cannot lock each other out.
         echo: which column the query gives back as `answers`; None where it gives `ordinal`.
+        ask: how a batch is sent and its answers are told apart, if not as usual.
+        elsewhere: who answers what is not answered here; whatever goes wrong here is then no failure.
+        patience_s: how long a lane waits for a connection.
     """
 
     def __init__(
-        self, query: Query, pool: Pool, *, lanes: int, identity_width: int = 0, echo: int | None = None
+        self,
+        query: Query,
+        lender: Lender,
+        *,
+        lanes: int,
+        identity_width: int = 0,
+        echo: int | None = None,
+        ask: Ask | None = None,
+        elsewhere: "Batcher | None" = None,
+        patience_s: float = LANE_PATIENCE_S,
     ) -> None:
         self.counts = BatchCounts()
         self.room = WaitingRoom()
+        self.under_way = 0
+        """How many rows are at the server."""
+        self.sent_s = 0.0
+        """When the last statement was sent."""
         self._query = query
-        self._pool = pool
+        self._lender = lender
+        self._ask = ask or self._ask_as_usual
+        self._elsewhere = elsewhere
+        self._patience_s = patience_s
         self._lanes = lanes
         self._identity_width = identity_width
         self._echo = echo
@@ -83,8 +109,12 @@ class Batcher:
         """How many callers wait for their statement to be sent."""
         return len(self.room) + self._behind_count
 
-    def submit(self, row: Sequence[object], *, deadline_s: float) -> "asyncio.Future[asyncpg.Record | None]":
+    def submit(
+        self, row: Sequence[object], *, deadline_s: float, purpose: Purpose | None = None
+    ) -> "asyncio.Future[asyncpg.Record | None]":
         """Queue one row; the future gives its answer, or None where the statement returned none.
+
+        It is done in the name of the running task, unless another purpose is given.
 
         Raises:
             DeadlineExceeded: it is too late already.
@@ -95,7 +125,7 @@ class Batcher:
             raise DatabaseDown("The connections to the database are being closed.")
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[asyncpg.Record | None] = loop.create_future()
-        waiter = Waiter(answer, deadline_s, PURPOSE.get(), row)
+        waiter = Waiter(answer, deadline_s, purpose or PURPOSE.get(), row)
         if self._identity_width:
             waiter.identity = identity = tuple(row[: self._identity_width])
             if identity in self._behind:
@@ -112,6 +142,18 @@ class Batcher:
         if self._sweep is None:
             self._sweep = loop.call_later(SWEEP_EVERY_S, self._dismiss_late)
         return answer
+
+    def adopt(self, waiters: Iterable[Waiter]) -> None:
+        """Take over reads that were let in elsewhere."""
+        now_s = monotonic_s()
+        for waiter in waiters:
+            if self._closed:
+                waiter.answer.set_exception(DatabaseDown("The connections to the database are being closed."))
+            else:
+                self.room.put_back(waiter, now_s=now_s)
+        self._start_another(asyncio.get_running_loop())
+        if self._sweep is None and self.room:
+            self._sweep = asyncio.get_running_loop().call_later(SWEEP_EVERY_S, self._dismiss_late)
 
     async def close(self) -> None:
         """Take nobody any more, and let those who wait have their answers."""
@@ -171,8 +213,14 @@ class Batcher:
         self._see_off(batch)
 
     def _turn_away(self, error: BaseException) -> None:
-        """Tell everybody that their statement will not be sent."""
+        """Tell everybody that their statement will not be sent, or send them elsewhere."""
         now_s = monotonic_s()
+        if self._elsewhere is not None:
+            waiters: list[Waiter] = []
+            while (waiter := self.room.next(now_s, [])) is not None:
+                waiters.append(waiter)
+            self._elsewhere.adopt(waiters)
+            return
         while len(self.room):
             self._see_off(self.room.dismiss(error, now_s=now_s))
 
@@ -224,7 +272,7 @@ class Batcher:
             batch: list[Waiter] = []
             try:
                 # The connection first: who comes while it is busy goes along, and whose time ends does not.
-                async with self._connection(monotonic_s() + LANE_PATIENCE_S) as connection:
+                async with self._connection(monotonic_s() + self._patience_s) as connection:
                     self._collecting.discard(lane)
                     batch = self._take()
                     self._start_another(lane.get_loop())
@@ -242,27 +290,46 @@ class Batcher:
     def _connection(self, deadline_s: float) -> AbstractAsyncContextManager[Connection]:
         """Borrow a connection for a statement, as urgently as the most urgent of those who wait for it."""
         purpose = Purpose(route="batch", urgency=self.room.most_urgent)
-        return self._pool.connection(deadline_s=deadline_s, query=self._query, site="batch", admitted_as=purpose)
+        return self._lender.connection(deadline_s=deadline_s, query=self._query, site="batch", admitted_as=purpose)
 
     async def _send(self, connection: Connection, batch: list[Waiter]) -> None:
         started_s = monotonic_s()
         connection.on_behalf_of([waiter.purpose for waiter in batch])
         self.counts.statements += 1
         self.counts.rows += len(batch)
-        columns = zip(*(waiter.row for waiter in batch), strict=True)
+        columns = [list(column) for column in zip(*(waiter.row for waiter in batch), strict=True)]
         deadline_s = max(waiter.deadline_s for waiter in batch)
-        timeout_s = max(0.001, deadline_s - started_s)
-        rows = await connection.fetch(self._query, *map(list, columns), timeout_s=timeout_s)
-        self._note_pace(monotonic_s() - started_s)
+        self.sent_s = started_s
+        self.under_way += len(batch)
+        try:
+            found = await self._ask(connection, self._query, columns, max(0.001, deadline_s - started_s))
+        finally:
+            self.under_way -= len(batch)
+            self._note_pace(monotonic_s() - started_s)
+        elsewhere = []
+        for waiter, answer in zip(batch, found, strict=True):
+            if answer is ELSEWHERE:
+                elsewhere.append(waiter)
+            elif not waiter.answer.done():
+                waiter.answer.set_result(answer)
+        if elsewhere:
+            self._hand_on(batch, elsewhere)
+
+    async def _ask_as_usual(
+        self, connection: Connection, query: Query, columns: Sequence[list[Any]], timeout_s: float
+    ) -> list[Any]:
+        rows = await connection.fetch(query, *columns, timeout_s=timeout_s)
         if self._echo is None:
-            answers = {row["ordinal"] - 1: row for row in rows}
-            found = [answers.get(place) for place in range(len(batch))]
-        else:
-            echoes = {row["answers"]: row for row in rows}
-            found = [echoes.get(waiter.row[self._echo]) for waiter in batch]
-        for waiter, row in zip(batch, found, strict=True):
-            if not waiter.answer.done():
-                waiter.answer.set_result(row)
+            return by_ordinal(rows, count=len(columns[0]))
+        echoes = {row["answers"]: row for row in rows}
+        return [echoes.get(value) for value in columns[self._echo]]
+
+    def _hand_on(self, batch: list[Waiter], waiters: list[Waiter]) -> None:
+        """Have some of a batch answered elsewhere; here they are done with."""
+        assert self._elsewhere is not None
+        gone = {id(waiter) for waiter in waiters}
+        batch[:] = [waiter for waiter in batch if id(waiter) not in gone]
+        self._elsewhere.adopt(waiter for waiter in waiters if not waiter.answer.done())
 
     def _note_pace(self, took_s: float) -> None:
         """Tell the room how long statements take of late: who comes now waits for one, and for those before them."""
@@ -274,9 +341,18 @@ class Batcher:
     async def _tell_or_part(self, batch: list[Waiter], error: Exception) -> None:
         """Tell everybody why the statement failed; but where one row is at fault, only whose row it is.
 
-        A statement that failed wrote nothing, so its halves can be sent again.
+        A statement that failed wrote nothing, so its halves can be sent again. So can a read whose connection was
+        lost, once.
         """
+        if self._elsewhere is not None:
+            self._hand_on(batch, batch.copy())
+            return
         ours = in_our_words(error)
+        if not self._identity_width:
+            if is_lost(error):
+                self._send_lost_again(batch)
+            if isinstance(ours, OutcomeUnknown):
+                ours = DatabaseDown("The connection to the database was lost.")
         rolled_back = isinstance(error, asyncpg.exceptions.TransactionRollbackError)
         refused = ours is None and isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError)
         if len(batch) == 1 or not (refused or rolled_back):
@@ -290,6 +366,15 @@ class Batcher:
         middle = len(batch) // 2
         await self._send_again(batch[:middle])
         await self._send_again(batch[middle:])
+
+    def _send_lost_again(self, batch: list[Waiter]) -> None:
+        """Let reads whose connection was lost wait once more, if they have time left."""
+        now_s = monotonic_s()
+        again = [one for one in batch if not one.was_lost and one.deadline_s > now_s and not one.answer.done()]
+        for waiter in again:
+            waiter.was_lost = True
+            self.room.put_back(waiter, now_s=now_s)
+        batch[:] = [one for one in batch if not one.was_lost or one not in again]
 
     async def _send_again(self, half: list[Waiter]) -> None:
         now_s = monotonic_s()
@@ -305,3 +390,11 @@ class Batcher:
                 await self._send(connection, batch)
         except Exception as error:  # noqa: BLE001 - as in `_run_lane`
             await self._tell_or_part(batch, error)
+
+
+def by_ordinal(rows: Iterable[Any], *, count: int) -> list[Any]:
+    """Return the row of each caller by its `ordinal`, from 1; None where there is none."""
+    answers: list[Any] = [None] * count
+    for row in rows:
+        answers[row["ordinal"] - 1] = row
+    return answers

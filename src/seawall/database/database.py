@@ -1,6 +1,7 @@
 """The one door to PostgreSQL for the rest of the house."""
 
-from collections.abc import AsyncIterator
+import random
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -9,12 +10,14 @@ from typing import Any, Self
 import asyncpg
 
 from seawall.clock import monotonic_s
+from seawall.database.balancer import REPLICA_PATIENCE_S, Balancer
 from seawall.database.batching import Batcher
 from seawall.database.endpoint import Endpoint
-from seawall.database.pool import CONNECTION_LOST, Connection, Pool, in_our_words
+from seawall.database.pool import CONNECTION_LOST, Connection, Lender, Pool, in_our_words
 from seawall.database.queries import Query
+from seawall.database.servers import Server, expected_s, freshest_of
 from seawall.errors import DeadlineExceeded
-from seawall.telemetry.purpose import PURPOSE
+from seawall.telemetry.purpose import PURPOSE, STALENESS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,13 +25,15 @@ class DatabaseSettings:
     """What an operator chooses about the connections of one process.
 
     One or two connections for each kind of batch are enough (more split the batches), and a few
-    for what cannot be batched.
+    for what cannot be batched. `stale_reads_s` is how old answers may be while no server takes writes; 0: there are
+    none then.
     """
 
     read_lanes: int = 2
     write_lanes: int = 2
     spare_connections: int = 2
     patience_s: float = 5.0
+    stale_reads_s: float = 0.0
 
     @property
     def connections(self) -> int:
@@ -64,40 +69,73 @@ class Transaction:
 
 
 class Database:
-    """Runs named queries. State: the pool and one batcher for each batched query."""
+    """Runs named queries. State: a pool for each server, and one batcher for each batched query (and replica)."""
 
     def __init__(
-        self, endpoint: Endpoint, settings: DatabaseSettings, *, application_name: str, connections: int | None = None
+        self,
+        endpoints: Endpoint | Sequence[Endpoint],
+        settings: DatabaseSettings,
+        *,
+        application_name: str,
+        connections: int | None = None,
     ) -> None:
         """Open nothing yet.
 
         Args:
-            endpoint: the server.
+            endpoints: the server, or all of a primary and its replicas, in any order.
             settings: see there.
-            application_name: what the server calls our connections.
-            connections: how many may be opened at first; as the settings say when None, 0 until a lease allows some.
+            application_name: what the servers call our connections.
+            connections: how many may be opened at first, on each server; as the settings say when None, 0 until a lease
+                allows some.
         """
         self.settings = settings
-        self.pool = Pool(
-            endpoint,
-            size=settings.connections if connections is None else connections,
-            application_name=application_name,
-            statement_timeout_s=settings.patience_s,
-        )
+        self.servers = [
+            Server(
+                endpoint,
+                Pool(
+                    endpoint,
+                    size=settings.connections if connections is None else connections,
+                    application_name=application_name,
+                    statement_timeout_s=settings.patience_s,
+                ),
+            )
+            for endpoint in ([endpoints] if isinstance(endpoints, Endpoint) else endpoints)
+        ]
+        self.balancer: Balancer | None = None
+        """Who knows which server does what; None where there is only one."""
+
+        self._lender: Lender = self.servers[0].pool
+        if len(self.servers) > 1:
+            self._lender = self.balancer = Balancer(self.servers, application_name=application_name)
         self._batchers: dict[Query, Batcher] = {}
+        self._replica_batchers: dict[tuple[Query, Server], Batcher] = {}
+        self._stale_batchers: dict[tuple[Query, Server], Batcher] = {}
 
     def __repr__(self) -> str:
-        return f"<Database {self.pool!r} {[*self._batchers.values()]!r}>"
+        return f"<Database {self.balancer or self.pool!r} {[*self._batchers.values()]!r}>"
+
+    @property
+    def pool(self) -> Pool:
+        """The pool of the server that takes writes, as far as that is known."""
+        server = self.balancer.primary if self.balancer is not None else None
+        return (server or self.servers[0]).pool
 
     async def __aenter__(self) -> Self:
+        if self.balancer is not None:
+            await self.balancer.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for batcher in self._batchers.values():
-            await batcher.close()
-        await self.pool.close()
+        # Those first that hand on to others what they cannot answer.
+        for batchers in (self._stale_batchers, self._replica_batchers, self._batchers):
+            for batcher in [*batchers.values()]:
+                await batcher.close()
+        for server in self.servers:
+            await server.pool.close()
+        if self.balancer is not None:
+            await self.balancer.__aexit__()
 
     def batches(self) -> dict[str, Batcher]:
         """Return the batcher of each batched query, by its name."""
@@ -105,6 +143,9 @@ class Database:
 
     async def read(self, query: Query, *key: object) -> Any:
         """Answer one point read, merged with those that wait beside it.
+
+        A query that gives the row's `xmin` may be answered by a replica, which nobody can tell from the answer. While
+        no server takes writes, the answer of any query may be as old as the settings allow; `STALENESS` says so then.
 
         Returns:
             The row, or None where there is none.
@@ -114,8 +155,50 @@ class Database:
         """
         batcher = self._batchers.get(query)
         if batcher is None:
-            batcher = self._batchers[query] = Batcher(query, self.pool, lanes=self.settings.read_lanes)
+            batcher = self._batchers[query] = Batcher(query, self._lender, lanes=self.settings.read_lanes)
+        if self.balancer is not None:
+            if self.balancer.is_headless and self.settings.stale_reads_s > 0:
+                stale = freshest_of(self.servers, now_s=monotonic_s(), age_max_s=self.settings.stale_reads_s)
+                if stale is not None:
+                    return await self._read_stale(query, key, stale)
+            if query.gives_xmin:
+                batcher = self._chosen(query, batcher, self.balancer.readers)
         return await batcher.submit(key, deadline_s=self._deadline_s())
+
+    def _chosen(self, query: Query, at_primary: Batcher, readers: Sequence[Server]) -> Batcher:
+        """Return the better one of two places, chosen at random, where this can be read."""
+        if not readers:
+            return at_primary
+        places = [at_primary]
+        for server in readers:
+            batcher = self._replica_batchers.get((query, server))
+            if batcher is None:
+                assert self.balancer is not None
+                batcher = self._replica_batchers[query, server] = Batcher(
+                    query,
+                    server.pool,
+                    lanes=self.settings.read_lanes,
+                    ask=self.balancer.fresh(server),
+                    elsewhere=at_primary,
+                    patience_s=REPLICA_PATIENCE_S,
+                )
+            places.append(batcher)
+        # Two different ones, without the cost of `random.sample`.
+        first = int(random.random() * len(places))  # noqa: S311 - not a secret
+        second = (first + 1 + int(random.random() * (len(places) - 1))) % len(places)  # noqa: S311 - not a secret
+        now_s = monotonic_s()
+        return min(places[first], places[second], key=lambda batcher: _expected_s(batcher, now_s))
+
+    async def _read_stale(self, query: Query, key: Sequence[object], server: Server) -> Any:
+        batcher = self._stale_batchers.get((query, server))
+        if batcher is None:
+            batcher = self._stale_batchers[query, server] = Batcher(
+                query, server.pool, lanes=self.settings.read_lanes, patience_s=REPLICA_PATIENCE_S
+            )
+        fresh_s = server.fresh_s
+        row = await batcher.submit(key, deadline_s=self._deadline_s())
+        STALENESS.set(max(STALENESS.get(), monotonic_s() - fresh_s))
+        return row
 
     async def write(self, query: Query, *row: object, identity_width: int, echo: int | None = None) -> Any:
         """Write one row, merged with those that wait beside it; durable when this returns.
@@ -127,14 +210,14 @@ class Database:
             echo: which column the query gives back as `answers`, where it cannot give `ordinal`.
 
         Raises:
-            DatabaseDown: whether it was written is not known.
+            OutcomeUnknown: whether it was written is not known.
             Unavailable: nothing was written.
             StorageFull: the database has no room.
         """
         batcher = self._batchers.get(query)
         if batcher is None:
             batcher = self._batchers[query] = Batcher(
-                query, self.pool, lanes=self.settings.write_lanes, identity_width=identity_width, echo=echo
+                query, self._lender, lanes=self.settings.write_lanes, identity_width=identity_width, echo=echo
             )
         return await batcher.submit(row, deadline_s=self._deadline_s())
 
@@ -148,14 +231,14 @@ class Database:
 
         Raises:
             Overloaded, DeadlineExceeded: it was not started, or was cancelled by the server.
-            DatabaseDown: the database is away; a writing statement may have taken effect.
-            Unavailable: it was rolled back.
+            OutcomeUnknown: the database went away; a writing statement may have taken effect.
+            Unavailable: it was not begun, or rolled back.
         """
         if patience_s is not None and patience_s > self.settings.patience_s:
             async with self.transaction(patience_s=patience_s) as transaction:
                 return await transaction.fetch(query, *arguments)
         deadline_s = self._deadline_s(patience_s)
-        async with _driver_errors_named(), self.pool.connection(deadline_s=deadline_s, query=query) as connection:
+        async with _driver_errors_named(), self._lender.connection(deadline_s=deadline_s, query=query) as connection:
             return await connection.fetch(query, *arguments, timeout_s=max(0.001, deadline_s - monotonic_s()))
 
     async def fetch_one(self, query: Query, *arguments: object) -> Any:
@@ -170,7 +253,7 @@ class Database:
         What the block raises goes out at once; the pool sees to it that the transaction is rolled back.
         """
         deadline_s = self._deadline_s(patience_s)
-        async with _driver_errors_named(), self.pool.connection(deadline_s=deadline_s) as connection:
+        async with _driver_errors_named(), self._lender.connection(deadline_s=deadline_s) as connection:
             transaction = Transaction(connection, deadline_s=deadline_s)
             await transaction.say("begin")
             if patience_s is not None:
@@ -184,6 +267,11 @@ class Database:
         deadline_s = monotonic_s() + (self.settings.patience_s if patience_s is None else patience_s)
         given_s = PURPOSE.get().deadline_s
         return deadline_s if given_s is None else min(deadline_s, given_s)
+
+
+def _expected_s(batcher: Batcher, now_s: float) -> float:
+    rows = batcher.waiting + batcher.under_way
+    return expected_s(round_s=batcher.room.round_s, rows=rows, idle_s=max(0.0, now_s - batcher.sent_s))
 
 
 @asynccontextmanager

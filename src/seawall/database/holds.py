@@ -9,7 +9,7 @@ import asyncio
 import random
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from types import FrameType
@@ -60,6 +60,8 @@ class Hold:
     task: "asyncio.Task[object] | None"
     query: str = ""
     told: bool = False
+    end: "Callable[[], None] | None" = None
+    """Breaks the connection, whoever holds it."""
 
 
 class Holds:

@@ -12,9 +12,10 @@ crowd of clients that give up cannot make more connections than there are places
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import asyncpg
 
@@ -23,7 +24,7 @@ from seawall.database.endpoint import Endpoint
 from seawall.database.holds import Hold, Holds, call_site, stack_of
 from seawall.database.queries import Query
 from seawall.database.waiting import TARGET_S, Waiter, WaitingRoom
-from seawall.errors import DatabaseDown, DeadlineExceeded, SeawallError, StorageFull, Unavailable
+from seawall.errors import DatabaseDown, DeadlineExceeded, OutcomeUnknown, SeawallError, StorageFull, Unavailable
 from seawall.telemetry.metrics import DURATION_BUCKETS_S, Histogram
 from seawall.telemetry.purpose import PURPOSE, Purpose
 
@@ -114,8 +115,10 @@ def in_our_words(error: BaseException) -> SeawallError | None:
             return Unavailable("The catalogue is short of resources.")
         case asyncpg.exceptions.TransactionRollbackError() | asyncpg.exceptions.LockNotAvailableError():
             return Unavailable("The catalogue was busy with something that excludes this.")
+    if isinstance(error, asyncpg.exceptions.ReadOnlySQLTransactionError):
+        return DatabaseDown("The database takes no writes.")
     if is_lost(error) or isinstance(error, TimeoutError):
-        return DatabaseDown("The connection to the database was lost.")
+        return OutcomeUnknown("The connection to the database was lost.")
     return None
 
 
@@ -145,6 +148,16 @@ class Connection:
         return await statement.fetch(*arguments, timeout=timeout_s)
 
 
+class Lender(Protocol):
+    """Lends connections: a pool those to its server, a balancer those to whichever takes writes."""
+
+    def connection(
+        self, *, deadline_s: float, query: Query | None = None, site: str = "", admitted_as: Purpose | None = None
+    ) -> AbstractAsyncContextManager[Connection]:
+        """Lend one for the length of the block; see `Pool.connection`."""
+        ...
+
+
 @dataclass(slots=True)
 class PoolCounts:
     """What a pool did so far, besides lending."""
@@ -167,7 +180,10 @@ class Pool:
         self.counts = PoolCounts()
         self.create_durations = Histogram(DURATION_BUCKETS_S)
         self.wait_durations = Histogram(DURATION_BUCKETS_S)
+        self.on_failed_connect: Callable[[], None] | None = None
+        """Called when the server could not be reached, but not when it is full."""
         self._endpoint = endpoint
+        self._times_abandoned = 0
         self._command_timeout_s = statement_timeout_s + COMMAND_MARGIN_S
         self._server_settings = {
             **SERVER_SETTINGS,
@@ -238,7 +254,7 @@ class Pool:
         except BaseException:
             self._pass_on()
             raise
-        hold = Hold(monotonic_s(), site or call_site(__package__), (purpose,), task)
+        hold = Hold(monotonic_s(), site or call_site(__package__), (purpose,), task, end=connection.raw.terminate)
         connection.hold = hold
         self._holders.add(task)
         self.holds.begin(hold)
@@ -260,6 +276,17 @@ class Pool:
             else:
                 self._fewer.clear()
                 await self._fewer.wait()
+
+    def abandon(self) -> None:
+        """Break every connection and send away who waits: the server is not what it was."""
+        self._times_abandoned += 1
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.raw.terminate()
+        for hold in self.holds.lent:
+            if hold.end is not None:
+                hold.end()
+        self.room.dismiss(DatabaseDown("Another server does this one's work."), now_s=monotonic_s())
 
     async def close(self) -> None:
         """Close every idle connection; those lent are closed when they come back."""
@@ -378,7 +405,8 @@ class Pool:
     async def _open(self, deadline_s: float) -> Connection:
         """Connect, again and again until the deadline: a restarting server is worth waiting for."""
         failure: BaseException | None = None
-        while (left_s := deadline_s - monotonic_s()) > 0 and not self._closed:
+        times = self._times_abandoned
+        while (left_s := deadline_s - monotonic_s()) > 0 and not self._closed and times == self._times_abandoned:
             try:
                 async with asyncio.timeout(left_s), self._connecting:
                     started_s = monotonic_s()
@@ -392,7 +420,10 @@ class Pool:
                     )
             except (*CONNECTION_LOST, asyncpg.PostgresError) as error:
                 self.counts.open_failures += 1
-                self.counts.refused_by_server += isinstance(error, asyncpg.exceptions.TooManyConnectionsError)
+                is_full = isinstance(error, asyncpg.exceptions.TooManyConnectionsError)
+                self.counts.refused_by_server += is_full
+                if self.on_failed_connect is not None and not is_full:
+                    self.on_failed_connect()
                 failure = error
             else:
                 now_s = monotonic_s()

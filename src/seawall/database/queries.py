@@ -13,6 +13,7 @@ from importlib import resources
 NAME = re.compile(r"^-- name: (?P<name>[a-z][a-z0-9_]*)$", re.MULTILINE)
 # What was meant to be a name: misspelt, it would make one statement of two.
 ALMOST_NAME = re.compile(r"^\s*--\s*name\b", re.MULTILINE | re.IGNORECASE)
+XMIN = re.compile(r"\bxmin\b")
 FIRST_KEYWORD = re.compile(r"^(?P<keyword>[a-z]+)\b")
 
 
@@ -23,6 +24,8 @@ class Query:
     name: str
     why: str
     sql: str
+    gives_xmin: bool = False
+    """Whether its rows say which transaction made them: then a replica may answer it (see `read_index`)."""
 
     def __repr__(self) -> str:
         return f"<Query {self.name}>"
@@ -73,5 +76,5 @@ def parse_queries(text: str, *, prefix: str) -> dict[str, Query]:
         named, count = FIRST_KEYWORD.subn(rf"\g<keyword> /* {prefix}.{name} */", sql, count=1)
         if not count:
             raise ValueError(f"query {name} does not start with a keyword in lower case")
-        found[name] = Query(name=f"{prefix}.{name}", why=why, sql=named)
+        found[name] = Query(name=f"{prefix}.{name}", why=why, sql=named, gives_xmin=XMIN.search(sql) is not None)
     return found

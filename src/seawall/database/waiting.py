@@ -48,6 +48,8 @@ class Waiter:
     identity: tuple[object, ...] = ()
     cost: float = 1.0
     arrived_s: float = 0.0
+    was_lost: bool = False
+    """Whether it was sent once, and the connection was lost."""
 
 
 @dataclass(slots=True)

@@ -52,7 +52,7 @@ delete from parts where upload_id = any ($1::uuid[]);
 delete from buckets where bucket_id = $1;
 
 -- name: current_version
--- The newest version of a key: what GET and HEAD ask.
+-- The newest version of a key: what GET and HEAD ask. Replicas may answer it, for it says which transaction made the row.
 select
     asked.ordinal,
     found.version_id,
@@ -64,10 +64,11 @@ select
     found.checksum,
     found.inline,
     found.location,
-    found.upload_id
+    found.upload_id,
+    found.xmin
 from unnest($1::bigint[], $2::text[]) with ordinality as asked (bucket_id, key, ordinal)
 cross join lateral (
-    select current_objects.*
+    select current_objects.*, current_objects.xmin
     from current_objects
     where current_objects.bucket_id = asked.bucket_id and current_objects.key = asked.key
     offset 0

@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 from seawall.access import Caller
 from seawall.blobs import DiskBlobStore
 from seawall.database import Database, load_queries
-from seawall.errors import BlobMissing, Invalid, NoSuchBucket, NoSuchKey, PreconditionFailed
+from seawall.errors import BlobMissing, Invalid, NoSuchBucket, NoSuchKey, OutcomeUnknown, PreconditionFailed
 from seawall.objects.buckets import QUERIES, Buckets
 from seawall.objects.digests import Digests
 from seawall.objects.listing import Page, page_bounds, read_page
@@ -146,9 +146,17 @@ class ObjectStore:
         )
 
         async def write(bucket: Bucket) -> bool:
-            if condition:
-                return await put_if(self.database.fetch_one, bucket, condition, *row, None)
-            written = await self.database.write(PUT_OBJECT, bucket.bucket_id, *row, identity_width=2, echo=2)
+            try:
+                if condition:
+                    return await put_if(self.database.fetch_one, bucket, condition, *row, None)
+                written = await self.database.write(PUT_OBJECT, bucket.bucket_id, *row, identity_width=2, echo=2)
+            except OutcomeUnknown:
+                # The version's number is ours alone: if it is there, so is all of it. If not, the write was lost, or
+                # something was written over it since; who asked must decide.
+                present = await self._present(bucket, key)
+                if present is None or present["version_id"] != version_id:
+                    raise
+                return True
             return written is not None
 
         if await write(bucket):
@@ -245,17 +253,20 @@ class ObjectStore:
         """
         bucket = await self.buckets.find(caller, bucket_name)
         if etag is None:
-            await asyncio.gather(
-                *(
-                    self.database.write(QUERIES["delete_object"], bucket.bucket_id, key, identity_width=2)
-                    for key in dict.fromkeys(keys)
-                )
-            )
+            await asyncio.gather(*(self._delete(bucket, key) for key in dict.fromkeys(keys)))
             return
         (key,) = keys
         row = await self.database.fetch_one(QUERIES["delete_object_if_match"], bucket.bucket_id, key, etag)
         if row is None:
             await self._explain(bucket, key, Condition(etag=etag))
+
+    async def _delete(self, bucket: Bucket, key: str) -> None:
+        try:
+            await self.database.write(QUERIES["delete_object"], bucket.bucket_id, key, identity_width=2)
+        except OutcomeUnknown:
+            # Not again: what another has put meanwhile is not what was to be deleted.
+            if await self._present(bucket, key) is not None:
+                raise
 
     async def list(
         self, caller: Caller | None, bucket_name: str, *, prefix: str, delimiter: str, seek: str, limit: int
@@ -307,6 +318,10 @@ class ObjectStore:
         if bucket is not None and found.bucket_id == bucket.bucket_id:
             return None
         return await self.database.read(CURRENT_VERSION, found.bucket_id, key)
+
+    async def _present(self, bucket: Bucket, key: str) -> Any:
+        """Return the row of a key as the server that takes writes has it, also when stale answers are allowed."""
+        return await self.database.fetch_one(CURRENT_VERSION, [bucket.bucket_id], [key])
 
     async def _explain(self, bucket: Bucket, key: str, condition: Condition) -> NoReturn:
         """Say why a conditional write was not done."""

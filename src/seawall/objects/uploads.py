@@ -19,6 +19,7 @@ from seawall.errors import (
     NoSuchBucket,
     NoSuchKey,
     NoSuchUpload,
+    OutcomeUnknown,
     PartTooSmall,
     PreconditionFailed,
 )
@@ -255,6 +256,27 @@ class Uploads:
         numbers = [part.part_number for part in named]
         if not numbers or any(first >= second for first, second in pairwise(numbers)):
             raise InvalidPartOrder
+        try:
+            return await self._complete(upload, named, checksum=checksum, size_bytes=size_bytes, condition=condition)
+        except OutcomeUnknown:
+            # If it became the object, it is done. If not, the upload is under way as before.
+            row = await self._database.fetch_one(
+                QUERIES["object_of_upload"], upload.bucket.bucket_id, upload.key, upload.upload_id
+            )
+            if row is None:
+                raise
+            return Stored(size_bytes=row["size_bytes"], etag=row["etag"], checksum=row["checksum"])
+
+    async def _complete(
+        self,
+        upload: Upload,
+        named: Sequence[NamedPart],
+        *,
+        checksum: str | None,
+        size_bytes: int | None,
+        condition: Condition,
+    ) -> Stored:
+        numbers = [part.part_number for part in named]
         async with self._database.transaction() as transaction:
             await transaction.fetch(QUERIES["share_bucket"], upload.bucket.bucket_id)
             if await transaction.fetch_one(QUERIES["hold_upload"], upload.upload_id) is None:

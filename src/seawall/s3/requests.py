@@ -12,6 +12,7 @@ from seawall.s3.headers import CHECKSUM_HEADERS, Headers, read_announced_checksu
 from seawall.s3.operations import Target
 from seawall.s3.payload import read_payload
 from seawall.s3.signature import Signed
+from seawall.telemetry.purpose import STALENESS
 
 XML_TYPE = ("Content-Type", "application/xml")
 
@@ -55,7 +56,10 @@ class S3Request:
         self.exchange.respond(200, self.with_id([XML_TYPE, *(headers or [])]), body)
 
     def with_id(self, headers: Headers) -> Headers:
-        """Return the headers with the request's id, which stands on every answer."""
+        """Return the headers with what stands on every answer: the request's id, and whether it may be outdated."""
+        staleness_s = STALENESS.get()
+        if staleness_s:
+            headers = [("x-seawall-stale-s", f"{staleness_s:.1f}"), *headers]
         return [("x-amz-request-id", self.exchange.request_id), *headers]
 
     async def read_document(

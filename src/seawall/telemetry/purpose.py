@@ -41,6 +41,9 @@ INTERNAL: Final = Purpose()
 PURPOSE: Final[ContextVar[Purpose]] = ContextVar("purpose", default=INTERNAL)
 """The purpose of the running task. Set by doors and loops, read below."""
 
+STALENESS: Final[ContextVar[float]] = ContextVar("staleness", default=0.0)
+"""How old, in seconds, what the running task has read may be at the most; 0: it is the present."""
+
 
 def without_deadline() -> None:
     """From here on the client sets the pace: the request has no end of its own any more."""
