@@ -8,6 +8,7 @@ import asyncio
 import fcntl
 import gc
 import logging
+import math
 import os
 import resource
 import socket
@@ -15,6 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,8 @@ from seawall.access.accounts import KeyPair, new_access_key, new_secret_key
 from seawall.blobs import DiskBlobStore
 from seawall.clock import monotonic_s
 from seawall.console import HealthDoor, Readiness
-from seawall.database import Database, Endpoint, find_primary
+from seawall.database import Balancer, Database, Endpoint, find_primary
+from seawall.database.holds import ACCOUNTS_MAX
 from seawall.database.leases import Lease
 from seawall.database.local_server import LocalServer, LocalServerSettings
 from seawall.database.migrations import migrate
@@ -407,30 +410,44 @@ def node_snapshot(node: Node) -> dict[str, Any]:
 
 def database_snapshot(database: Database) -> dict[str, Any]:
     """Return where the metrics of one process's connections and batches stand."""
-    pool, batches = database.pool, database.batches()
-    counts = pool.counts
-    events = {
-        "opened": counts.opened,
-        "retired": counts.retired,
-        "failed": counts.open_failures,
-        "refused": counts.refused_by_server,
-        "cancel": counts.cancels,
-    }
-    rooms = {"pool": pool.room, **{name: batch.room for name, batch in batches.items()}}
+    batches = [*database.batches()]
+    pools = {server.endpoint.name: server.pool for server in database.servers}
+    rooms = [
+        *(("pool", name, pool.room) for name, pool in pools.items()),
+        *((name, server, batch.room) for name, server, batch in batches),
+    ]
     return {
-        "db_client_connection_count": [number(pool.lent, "used"), number(pool.idle, "idle")],
-        "db_client_connection_max": [number(pool.size)],
-        "db_client_connection_pending_requests": [number(pool.waiting)],
-        "db_client_connection_wait_time_seconds": [pool.wait_durations.sample()],
-        "db_client_connection_use_time_seconds": [
-            histogram.sample(*labels) for labels, histogram in pool.holds.durations.items()
+        "db_client_connection_count": [
+            sample
+            for name, pool in pools.items()
+            for sample in (number(pool.lent, name, "used"), number(pool.idle, name, "idle"))
         ],
-        "db_client_connection_create_time_seconds": [pool.create_durations.sample()],
-        "db_client_connection_timeouts_total": [number(pool.room.counts.expired)],
-        "db_client_connection_events_total": [number(count, event) for event, count in events.items()],
+        "db_client_connection_max": [number(pool.size, name) for name, pool in pools.items()],
+        "db_client_connection_pending_requests": [number(pool.waiting, name) for name, pool in pools.items()],
+        "db_client_connection_wait_time_seconds": [pool.wait_durations.sample(name) for name, pool in pools.items()],
+        "db_client_connection_use_time_seconds": [
+            histogram.sample(name, *labels)
+            for name, pool in pools.items()
+            for labels, histogram in pool.holds.durations.items()
+        ],
+        "db_client_connection_create_time_seconds": [
+            pool.create_durations.sample(name) for name, pool in pools.items()
+        ],
+        "db_client_connection_timeouts_total": [number(pool.room.counts.expired, name) for name, pool in pools.items()],
+        "db_client_connection_events_total": [
+            number(count, name, event)
+            for name, pool in pools.items()
+            for event, count in (
+                ("opened", pool.counts.opened),
+                ("retired", pool.counts.retired),
+                ("failed", pool.counts.open_failures),
+                ("refused", pool.counts.refused_by_server),
+                ("cancel", pool.counts.cancels),
+            )
+        ],
         "db_client_turned_away_total": [
-            number(count, name, reason)
-            for name, room in rooms.items()
+            number(count, queue, server, reason)
+            for queue, server, room in rooms
             for reason, count in (
                 ("refused", room.counts.refused),
                 ("shed", room.counts.shed),
@@ -438,26 +455,69 @@ def database_snapshot(database: Database) -> dict[str, Any]:
             )
         ],
         "db_client_batch_wait_seconds_total": [
-            number(batch.room.counts.waited_s, name) for name, batch in batches.items()
+            number(batch.room.counts.waited_s, name, server) for name, server, batch in batches
         ],
-        "db_client_batch_pending_rows": [number(batch.waiting, name) for name, batch in batches.items()],
-        "db_client_batch_statements_total": [number(batch.counts.statements, name) for name, batch in batches.items()],
-        "db_client_batch_rows_total": [number(batch.counts.rows, name) for name, batch in batches.items()],
+        "db_client_batch_pending_rows": [number(batch.waiting, name, server) for name, server, batch in batches],
+        "db_client_batch_width": [batch.widths.sample(name, server) for name, server, batch in batches],
+        "db_client_batch_saved_statements_total": [
+            number(batch.saved_statements, name, server) for name, server, batch in batches
+        ],
+        **(balancer_snapshot(database.balancer) if database.balancer is not None else {}),
+    }
+
+
+def balancer_snapshot(balancer: Balancer) -> dict[str, Any]:
+    """Return what a process knows of the servers of its database, and what became of reads on replicas."""
+    servers = {server.endpoint.name: server for server in balancer.servers}
+    now_s = monotonic_s()
+    return {
+        "db_client_server_up": [number(not server.is_ill, name) for name, server in servers.items()],
+        "db_client_server_primary": [number(server is balancer.primary, name) for name, server in servers.items()],
+        "db_client_server_ejections_total": [number(server.counts.ejections, name) for name, server in servers.items()],
+        "db_client_failovers_total": [number(balancer.failovers)],
+        "db_client_replica_age_seconds": [
+            number(now_s - server.fresh_s, name)
+            for name, server in servers.items()
+            if server is not balancer.primary and math.isfinite(server.fresh_s)
+        ],
+        "db_client_replica_reads_total": [
+            number(count, name, outcome)
+            for name, server in servers.items()
+            for outcome, count in (
+                ("answered", server.counts.answered),
+                ("judged", server.counts.judged),
+                ("late", server.counts.late),
+                ("failed", server.counts.failed),
+            )
+        ],
     }
 
 
 def connections_of(database: Database) -> dict[str, Any]:
-    """Return what a process does with its connections, and who held them lately."""
-    pool = database.pool
+    """Return what a process does with its connections, to all servers together, and who held them lately."""
+    pools = [server.pool for server in database.servers]
+    now_s = monotonic_s()
+    blames = [blame for pool in pools for blame in pool.holds.blame(now_s=now_s, lines_max=ACCOUNTS_MAX)]
+    total_s = sum(blame.held_s for blame in blames) or 1.0
     return {
-        "size": pool.size,
-        "lent": pool.lent,
-        "idle": pool.idle,
-        "waiting": pool.waiting,
-        "saturated": pool.saturated,
+        "size": sum(pool.size for pool in pools),
+        "lent": sum(pool.lent for pool in pools),
+        "idle": sum(pool.idle for pool in pools),
+        "waiting": sum(pool.waiting for pool in pools),
+        "saturated": any(pool.saturated for pool in pools),
         "blame": [
-            {**blame.account._asdict(), "held_s": round(blame.held_s, 3), "share": round(blame.share, 3)}
-            for blame in pool.holds.blame(now_s=monotonic_s(), lines_max=BLAMED_MAX)
+            {**blame.account._asdict(), "held_s": round(blame.held_s, 3), "share": round(blame.held_s / total_s, 3)}
+            for blame in sorted(blames, key=attrgetter("held_s"), reverse=True)[:BLAMED_MAX]
+        ],
+        "servers": [
+            {
+                "server": server.endpoint.name,
+                "primary": server.pool is database.pool,
+                "up": not server.is_ill,
+                "size": server.pool.size,
+                "lent": server.pool.lent,
+            }
+            for server in database.servers
         ],
     }
 

@@ -7,14 +7,15 @@ value is written once. What comes out is a history for `linearizability` to judg
 import asyncio
 import itertools
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic_ns
 from typing import Final
 
 from tests.database.cluster import Cluster, ask
-from tests.database.linearizability import Operation
+from tests.database.linearizability import Kind, Operation
 
 from seawall.clock import monotonic_s
 from seawall.database import Database, DatabaseSettings
@@ -67,8 +68,12 @@ async def nodes_of(cluster: Cluster, count: int, *, stale_reads_s: float = 0.0) 
             for number in range(count)
         ]
         for node in nodes:
-            await until(lambda node=node: len(readers(node)) == 2)
+            await until(partial(_sees_both_replicas, node))
         yield nodes
+
+
+def _sees_both_replicas(node: Database) -> bool:
+    return len(readers(node)) == 2
 
 
 def readers(node: Database) -> Sequence[object]:
@@ -91,8 +96,8 @@ class Clients:
     nodes: Sequence[Database]
     history: list[Operation] = field(default_factory=list)
     failures: list[SeawallError] = field(default_factory=list)
-    acknowledged: dict[str, float] = field(default_factory=dict)
-    """When each value was acknowledged."""
+    acknowledged: list[float] = field(default_factory=list)
+    """When each write was acknowledged."""
     numbers: "itertools.count[int]" = field(default_factory=itertools.count)
     stopping: bool = False
 
@@ -123,6 +128,24 @@ class Clients:
         self._note("get", key, value, invoked_ns, client)
         return value
 
+    async def write(self, node: Database, key: str, value: str | None, client: str) -> None:
+        """Put a value, or delete it where there is none, and write it down."""
+        kind: Kind = "delete" if value is None else "put"
+        invoked_ns = monotonic_ns()
+        try:
+            if value is None:
+                await node.write(DELETE, key, identity_width=1)
+            else:
+                await node.write(PUT, key, value, identity_width=1, echo=1)
+        except Overloaded as error:
+            self.failures.append(error)  # It was not begun.
+        except SeawallError as error:
+            self.failures.append(error)
+            self._note(kind, key, value, invoked_ns, client, lost=True)
+        else:
+            self._note(kind, key, value, invoked_ns, client)
+            self.acknowledged.append(monotonic_s())
+
     async def _read(self, node: Database, client: str) -> None:
         while not self.stopping:
             await self.read(node, random.choice(KEYS), client)
@@ -130,34 +153,12 @@ class Clients:
 
     async def _write(self, node: Database, client: str) -> None:
         while not self.stopping:
-            key, value = random.choice(KEYS), str(next(self.numbers))
-            deletes = random.random() < 0.1
-            invoked_ns = monotonic_ns()
-            try:
-                if deletes:
-                    await node.write(DELETE, key, identity_width=1)
-                else:
-                    await node.write(PUT, key, value, identity_width=1, echo=1)
-            except Overloaded as error:
-                self.failures.append(error)  # It was not begun.
-            except SeawallError as error:
-                self.failures.append(error)
-                self._note(
-                    "delete" if deletes else "put", key, None if deletes else value, invoked_ns, client, lost=True
-                )
-            else:
-                self._note("delete" if deletes else "put", key, None if deletes else value, invoked_ns, client)
-                self.acknowledged[value] = monotonic_s()
+            key, number = random.choice(KEYS), str(next(self.numbers))
+            await self.write(node, key, number if random.random() < 0.9 else None, client)
             await asyncio.sleep(random.uniform(0, 4 * PAUSE_S))
 
-    def _note(self, kind: str, key: str, value: object, invoked_ns: int, client: str, *, lost: bool = False) -> None:
+    def _note(self, kind: Kind, key: str, value: Hashable, invoked_ns: int, client: str, *, lost: bool = False) -> None:
+        answered_ns = None if lost else monotonic_ns()
         self.history.append(
-            Operation(
-                kind=kind,  # type: ignore[arg-type]
-                key=key,
-                value=value,  # type: ignore[arg-type]
-                invoked_ns=invoked_ns,
-                answered_ns=None if lost else monotonic_ns(),
-                client=client,
-            )
+            Operation(kind=kind, key=key, value=value, invoked_ns=invoked_ns, answered_ns=answered_ns, client=client)
         )

@@ -219,7 +219,7 @@ async def test_those_who_wait_go_together_and_at_most_128_at_once() -> None:
     await asyncio.gather(*(batcher.submit((key, key), deadline_s=soon()) for key in range(300)))
 
     assert fake.widths == [128, 128, 44]
-    assert (batcher.counts.statements, batcher.counts.rows) == (3, 300)
+    assert (sum(batcher.widths.counts), batcher.widths.total, batcher.saved_statements) == (3, 300, 297)
 
 
 async def test_a_crowd_that_comes_at_once_uses_every_lane() -> None:

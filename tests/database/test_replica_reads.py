@@ -11,7 +11,7 @@ from tests.database.registers import GET, PUT, Clients, nodes_of, readers, until
 
 from seawall.clock import monotonic_s
 from seawall.database import Database
-from seawall.database.balancer import CHECK_EVERY_S, CHECK_TIMEOUT_S
+from seawall.database.balancer import CHECK_EVERY_S, CHECK_TIMEOUT_S, Balancer
 from seawall.database.read_index import ReadIndex
 from seawall.database.servers import Server
 from seawall.errors import SeawallError
@@ -101,43 +101,76 @@ async def test_histories_are_linearizable_with_synchronous_replication(
     assert answered(nodes) > 200
 
 
-async def test_without_the_judgement_of_rows_readers_go_back_in_time_and_the_judge_says_so(
-    synchronous_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+async def test_who_does_not_wait_for_replicas_goes_back_in_time_and_the_judge_says_so(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The naive version waits for the replica to have replayed enough, and believes what it shows then.
-    monkeypatch.setattr(ReadIndex, "shows", lambda _index, _xmin: True)
+    async def believe_at_once(*_: object) -> bool:
+        return True
 
-    clients, _ = await live_through(synchronous_cluster, short_pauses)
+    monkeypatch.setattr(Balancer, "_reaches", believe_at_once)
+
+    clients, _ = await live_through(cluster, lags)
 
     found = violations(clients.history)
     assert found
     assert all(one.operation.kind == "get" for one in found)
 
 
-async def test_a_commit_that_the_primary_does_not_show_yet_is_not_read_on_a_replica(
-    synchronous_cluster: Cluster,
-) -> None:
-    cluster = synchronous_cluster
+async def look_while_a_commit_waits(cluster: Cluster, change: str) -> tuple[Clients, Database]:
+    """Read where one replica shows a commit that the primary does not show yet, because another cannot answer."""
     async with nodes_of(cluster, 1) as [node]:
-        await node.write(PUT, "a", "old", identity_width=1, echo=1)
+        clients = Clients([node])
+        await clients.write(node, "a", "old", "writer")
         await cluster.wait_caught_up()
         await cluster.pause(1)
-        writing = asyncio.create_task(node.write(PUT, "a", "new", identity_width=1, echo=1))
+        value = None if change == "delete" else "new"
+        writing = asyncio.create_task(clients.write(node, "a", value, "writer"))
 
         async def replica_shows_it() -> None:
-            while await ask(cluster.replica(0), "select value from registers where key = 'a'") != "new":
+            while await ask(cluster.replica(0), "select value from registers where key = 'a'") != value:
                 await asyncio.sleep(0.01)
 
         await asyncio.wait_for(replica_shows_it(), 10.0)
-        before = judged([node])
-        seen = [(await node.read(GET, "a"))["value"] for _ in range(50)]
+        for _ in range(60):
+            await clients.read(node, "a", "reader")
         assert not writing.done()
         await cluster.resume(1)
         await writing
+        await clients.read(node, "a", "reader")
+        return clients, node
 
-        assert set(seen) == {"old"}
-        assert judged([node]) > before
-        assert (await node.read(GET, "a"))["value"] == "new"
+
+@pytest.mark.parametrize("change", ["put", "delete"])
+async def test_a_commit_that_the_primary_does_not_show_yet_is_not_read_on_a_replica(
+    synchronous_cluster: Cluster, change: str
+) -> None:
+    clients, node = await look_while_a_commit_waits(synchronous_cluster, change)
+
+    seen = [one.value for one in clients.history if one.kind == "get"]
+    assert set(seen[:-1]) == {"old"}
+    assert seen[-1] == (None if change == "delete" else "new")
+    assert violations(clients.history) == []
+    assert judged([node]) > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "method", "naive"),
+    [
+        ("put", "shows", lambda _index, _xmin: True),
+        ("delete", "covers", lambda index, row: row is None or index.shows(row["xmin"])),
+    ],
+    ids=["rows", "missing rows"],
+)
+async def test_who_believes_what_only_a_replica_shows_goes_back_in_time_and_the_judge_says_so(
+    synchronous_cluster: Cluster, monkeypatch: pytest.MonkeyPatch, change: str, method: str, naive: object
+) -> None:
+    # The naive version waits until the replica has replayed enough, as it should.
+    monkeypatch.setattr(ReadIndex, method, naive)
+
+    clients, _ = await look_while_a_commit_waits(synchronous_cluster, change)
+
+    [found] = violations(clients.history)
+    assert found.operation.value == "old"
 
 
 async def test_reads_use_all_servers_when_all_are_well(cluster: Cluster) -> None:

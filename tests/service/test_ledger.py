@@ -245,6 +245,6 @@ async def sweep_twice(data_dir: Path) -> Swept:
     """Sweep as the service does; what had no name at the first look and at the second goes."""
     endpoint = LocalServer.find(data_dir)
     assert endpoint is not None
-    async with open_sweeper(read_settings({"data_dir": data_dir, "garbage_grace_s": 0.0}), endpoint) as opened:
+    async with open_sweeper(read_settings({"data_dir": data_dir, "garbage_grace_s": 0.0}), (endpoint,)) as opened:
         await opened.sweep()
         return await opened.sweep()

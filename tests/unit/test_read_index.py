@@ -25,6 +25,12 @@ def test_a_row_is_not_shown_if_its_transaction_had_not_begun() -> None:
     assert not index(100).shows(101)
 
 
+def test_a_row_that_is_missing_says_nothing() -> None:
+    assert not index(100).covers(None)
+    assert index(100).covers({"xmin": 99})
+    assert not index(100).covers({"xmin": 100})
+
+
 def test_rows_of_the_server_itself_are_always_shown() -> None:
     assert all(index(5).shows(xmin) for xmin in range(FIRST_NORMAL_XID))
 

@@ -4,12 +4,13 @@ Only this package speaks to the driver. It knows nothing of buckets or bytes; th
 stand in `.sql` files beside the modules that need them.
 """
 
-from seawall.database.balancer import find_primary
+from seawall.database.balancer import Balancer, find_primary
 from seawall.database.database import Database, DatabaseSettings, Transaction
 from seawall.database.endpoint import Endpoint
 from seawall.database.queries import Queries, Query, load_queries
 
 __all__ = [
+    "Balancer",
     "Database",
     "DatabaseSettings",
     "Endpoint",

@@ -159,11 +159,11 @@ class Balancer:
                 return [ELSEWHERE] * count
             answers = by_ordinal(rows, count=count)
             for place, row in enumerate(answers):
-                if row is None or not index.shows(row["xmin"]):
+                if index.covers(row):
+                    counts.answered += 1
+                else:
                     answers[place] = ELSEWHERE
                     counts.judged += 1
-                else:
-                    counts.answered += 1
             return answers
 
         return ask

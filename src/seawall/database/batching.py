@@ -10,7 +10,6 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, Final
 
@@ -21,6 +20,7 @@ from seawall.database.pool import Connection, Lender, in_our_words, is_lost
 from seawall.database.queries import Query
 from seawall.database.waiting import LIMIT, TARGET_S, Waiter, WaitingRoom
 from seawall.errors import DatabaseDown, DeadlineExceeded, OutcomeUnknown, Overloaded
+from seawall.telemetry.metrics import WIDTH_BUCKETS, Histogram
 from seawall.telemetry.purpose import PURPOSE, Purpose
 
 # More keys a statement save little more, and make the last caller wait for the first's row.
@@ -38,14 +38,6 @@ ELSEWHERE: Final = object()
 
 Ask = Callable[[Connection, Query, Sequence[list[Any]], float], Awaitable[list[Any]]]
 """Sends the columns of a batch, within so many seconds; returns for each row its answer, None or `ELSEWHERE`."""
-
-
-@dataclass(slots=True)
-class BatchCounts:
-    """What a batcher did so far: statements sent, and rows in them."""
-
-    statements: int = 0
-    rows: int = 0
 
 
 class Batcher:
@@ -78,7 +70,8 @@ class Batcher:
         elsewhere: "Batcher | None" = None,
         patience_s: float = LANE_PATIENCE_S,
     ) -> None:
-        self.counts = BatchCounts()
+        self.widths = Histogram(WIDTH_BUCKETS)
+        """How many rows each statement took along."""
         self.room = WaitingRoom()
         self.under_way = 0
         """How many rows are at the server."""
@@ -108,6 +101,11 @@ class Batcher:
     def waiting(self) -> int:
         """How many callers wait for their statement to be sent."""
         return len(self.room) + self._behind_count
+
+    @property
+    def saved_statements(self) -> int:
+        """How many statements were not sent, each with its way to the server and back, since another took the row."""
+        return int(self.widths.total) - sum(self.widths.counts)
 
     def submit(
         self, row: Sequence[object], *, deadline_s: float, purpose: Purpose | None = None
@@ -295,8 +293,7 @@ class Batcher:
     async def _send(self, connection: Connection, batch: list[Waiter]) -> None:
         started_s = monotonic_s()
         connection.on_behalf_of([waiter.purpose for waiter in batch])
-        self.counts.statements += 1
-        self.counts.rows += len(batch)
+        self.widths.observe(len(batch))
         columns = [list(column) for column in zip(*(waiter.row for waiter in batch), strict=True)]
         deadline_s = max(waiter.deadline_s for waiter in batch)
         self.sent_s = started_s

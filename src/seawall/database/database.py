@@ -1,7 +1,7 @@
 """The one door to PostgreSQL for the rest of the house."""
 
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -137,9 +137,14 @@ class Database:
         if self.balancer is not None:
             await self.balancer.__aexit__()
 
-    def batches(self) -> dict[str, Batcher]:
-        """Return the batcher of each batched query, by its name."""
-        return {query.name: batcher for query, batcher in self._batchers.items()}
+    def batches(self) -> Iterator[tuple[str, str, Batcher]]:
+        """Yield each batcher with the name of its query, and of its server: `primary` is whichever takes writes."""
+        for query, batcher in self._batchers.items():
+            yield query.name, "primary", batcher
+        for (query, server), batcher in self._replica_batchers.items():
+            yield query.name, server.endpoint.name, batcher
+        for (query, server), batcher in self._stale_batchers.items():
+            yield query.name, f"{server.endpoint.name} (stale)", batcher
 
     async def read(self, query: Query, *key: object) -> Any:
         """Answer one point read, merged with those that wait beside it.

@@ -8,6 +8,7 @@ a read takes with it what the primary showed after it began, and what is not in 
 Source: the read index of Ongaro, "Consensus: Bridging Theory and Practice", 2014, section 6.4.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -29,6 +30,13 @@ class ReadIndex:
     position: int
     next_xid: int
     in_progress: frozenset[int]
+
+    def covers(self, row: "Mapping[str, int] | None") -> bool:
+        """Return whether what a replica found could have been found on the primary.
+
+        A row that is missing may have been deleted by a transaction the primary does not show yet: nobody can tell.
+        """
+        return row is not None and self.shows(row["xmin"])
 
     def shows(self, xmin: int) -> bool:
         """Return whether the transaction that made a row was over on the primary.

@@ -15,6 +15,8 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 Kind = Literal["counter", "gauge", "histogram"]
 
+WIDTH_BUCKETS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
+
 DURATION_BUCKETS_S: Final = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 )  # fmt: skip
@@ -101,25 +103,28 @@ DEFINITIONS: Final[tuple[Definition, ...]] = (
     Definition(
         name="db_client_connection_count",
         kind="gauge",
-        labels=("state",),
+        labels=("server", "state"),
         meaning="Connections to PostgreSQL: lent (used) and idle.",
         rises_when="statements take longer, or more wait than fit into a batch",
     ),
     Definition(
         name="db_client_connection_max",
         kind="gauge",
+        labels=("server",),
         meaning="Connections to PostgreSQL a process opens at the most.",
         rises_when="settings change",
     ),
     Definition(
         name="db_client_connection_pending_requests",
         kind="gauge",
+        labels=("server",),
         meaning="Tasks that wait for a connection.",
         rises_when="the database is slow, or something holds connections for too long",
     ),
     Definition(
         name="db_client_connection_wait_time_seconds",
         kind="histogram",
+        labels=("server",),
         meaning="Time a task waited for a connection.",
         rises_when="all connections are in use: see who uses them",
         buckets=DURATION_BUCKETS_S,
@@ -127,7 +132,7 @@ DEFINITIONS: Final[tuple[Definition, ...]] = (
     Definition(
         name="db_client_connection_use_time_seconds",
         kind="histogram",
-        labels=("query", "route"),
+        labels=("server", "query", "route"),
         meaning="Time a connection was lent, by what it was lent for; a batch counts for the route of its first row.",
         rises_when="that query is slow, or waits for a lock",
         buckets=DURATION_BUCKETS_S,
@@ -135,6 +140,7 @@ DEFINITIONS: Final[tuple[Definition, ...]] = (
     Definition(
         name="db_client_connection_create_time_seconds",
         kind="histogram",
+        labels=("server",),
         meaning="Time it took to open a connection.",
         rises_when="the server is busy, or far away",
         buckets=DURATION_BUCKETS_S,
@@ -142,50 +148,94 @@ DEFINITIONS: Final[tuple[Definition, ...]] = (
     Definition(
         name="db_client_connection_timeouts_total",
         kind="counter",
+        labels=("server",),
         meaning="Tasks that got no connection by their deadline.",
         rises_when="connections are held for longer than clients have patience",
     ),
     Definition(
         name="db_client_connection_events_total",
         kind="counter",
-        labels=("event",),
+        labels=("server", "event"),
         meaning="Connections opened, retired for their age, failed to open, refused by a full server; cancels sent.",
         rises_when="the server restarts or is full (failed, refused), or clients give up (cancels)",
     ),
     Definition(
         name="db_client_turned_away_total",
         kind="counter",
-        labels=("queue", "reason"),
+        labels=("queue", "server", "reason"),
         meaning="Who waited for the database in vain: refused at the door, shed from a queue that stood, or expired.",
         rises_when="more is asked than the database can do",
     ),
     Definition(
         name="db_client_batch_wait_seconds_total",
         kind="counter",
-        labels=("query",),
+        labels=("query", "server"),
         meaning="Time rows waited for their statement to be sent, summed up.",
         rises_when="more is asked than the database answers",
     ),
     Definition(
         name="db_client_batch_pending_rows",
         kind="gauge",
-        labels=("query",),
+        labels=("query", "server"),
         meaning="Rows that wait for the next batched statement.",
         rises_when="more is asked than the database answers",
     ),
     Definition(
-        name="db_client_batch_statements_total",
-        kind="counter",
-        labels=("query",),
-        meaning="Batched statements sent.",
-        rises_when="there is work; rows a statement rise with the load",
+        name="db_client_batch_width",
+        kind="histogram",
+        labels=("query", "server"),
+        meaning="Rows in a batched statement.",
+        rises_when="more is asked: what waits together goes together",
+        buckets=WIDTH_BUCKETS,
     ),
     Definition(
-        name="db_client_batch_rows_total",
+        name="db_client_batch_saved_statements_total",
         kind="counter",
-        labels=("query",),
-        meaning="Rows in batched statements.",
-        rises_when="there is work",
+        labels=("query", "server"),
+        meaning="Statements that were not sent because another took their row along.",
+        rises_when="more is asked: what waits together goes together",
+    ),
+    Definition(
+        name="db_client_server_up",
+        kind="gauge",
+        labels=("server",),
+        meaning="Whether a database server answered its last check (only where several are named).",
+        rises_when="a server is back; 0: it cannot be reached, or does not answer within a second",
+    ),
+    Definition(
+        name="db_client_server_primary",
+        kind="gauge",
+        labels=("server",),
+        meaning="Whether a database server is the one that takes writes.",
+        rises_when="it was promoted",
+    ),
+    Definition(
+        name="db_client_server_ejections_total",
+        kind="counter",
+        labels=("server",),
+        meaning="How often a database server was left out because it did not answer.",
+        rises_when="it dies, hangs, or the way to it is cut",
+    ),
+    Definition(
+        name="db_client_failovers_total",
+        kind="counter",
+        meaning="How often another database server took over the writes.",
+        rises_when="a replica is promoted",
+    ),
+    Definition(
+        name="db_client_replica_age_seconds",
+        kind="gauge",
+        labels=("server",),
+        meaning="How long ago the primary was where a replica is; checks are a second apart, so 2 is as good as 0.",
+        rises_when="the replica cannot replay as fast as the primary writes, or is away",
+    ),
+    Definition(
+        name="db_client_replica_reads_total",
+        kind="counter",
+        labels=("server", "outcome"),
+        meaning="Rows asked of a replica: answered there, or read again on the primary because they were missing or "
+        "newer than what it showed (judged), the replica had not replayed enough (late), or did not answer (failed).",
+        rises_when="reads are spread; late and failed: the replica lags or is ill",
     ),
     Definition(
         name="process_cpu_seconds_total",
