@@ -231,6 +231,7 @@ S3_ERRORS: Final[Mapping[type[errors.SeawallError], str]] = {
     errors.Unavailable: "ServiceUnavailable",
     errors.Overloaded: "SlowDown",
     errors.DatabaseDown: "ServiceUnavailable",
+    errors.OutcomeUnknown: "ServiceUnavailable",
     errors.DeadlineExceeded: "SlowDown",
     errors.StorageFull: "InsufficientStorage",
     errors.BlobMissing: "InternalError",
