@@ -23,7 +23,6 @@ import asyncpg
 from seawall.clock import monotonic_s
 from seawall.database.batching import ELSEWHERE, Ask, Batcher, by_ordinal
 from seawall.database.endpoint import Endpoint
-from seawall.database.holds import call_site
 from seawall.database.pool import CONNECTION_LOST, Connection
 from seawall.database.queries import Query, load_queries
 from seawall.database.read_index import ReadIndex
@@ -108,7 +107,6 @@ class Balancer:
         Raises:
             DatabaseDown: no server was found in time that takes writes.
         """
-        site = site or call_site(__package__)
         async with AsyncExitStack() as stack:
             while True:
                 server = await self._wait_for_primary(deadline_s)

@@ -19,6 +19,9 @@ from seawall.database.servers import Server, expected_s, freshest_of
 from seawall.errors import DeadlineExceeded
 from seawall.telemetry.purpose import PURPOSE, STALENESS
 
+DRIVER_ERRORS = (asyncpg.PostgresError, *CONNECTION_LOST)
+"""What the driver raises; what may pass is said in the house's words."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatabaseSettings:
@@ -243,8 +246,11 @@ class Database:
             async with self.transaction(patience_s=patience_s) as transaction:
                 return await transaction.fetch(query, *arguments)
         deadline_s = self._deadline_s(patience_s)
-        async with _driver_errors_named(), self._lender.connection(deadline_s=deadline_s, query=query) as connection:
-            return await connection.fetch(query, *arguments, timeout_s=max(0.001, deadline_s - monotonic_s()))
+        try:
+            async with self._lender.connection(deadline_s=deadline_s, query=query) as connection:
+                return await connection.fetch(query, *arguments, timeout_s=max(0.001, deadline_s - monotonic_s()))
+        except DRIVER_ERRORS as error:
+            raise (in_our_words(error) or error) from error
 
     async def fetch_one(self, query: Query, *arguments: object) -> Any:
         """Run one statement by itself and return its first row, or None; errors as `fetch`."""
@@ -258,14 +264,17 @@ class Database:
         What the block raises goes out at once; the pool sees to it that the transaction is rolled back.
         """
         deadline_s = self._deadline_s(patience_s)
-        async with _driver_errors_named(), self._lender.connection(deadline_s=deadline_s) as connection:
-            transaction = Transaction(connection, deadline_s=deadline_s)
-            await transaction.say("begin")
-            if patience_s is not None:
-                # The connection's own limit is for statements that somebody waits for.
-                await transaction.say(f"set local statement_timeout = {int(patience_s * 1000)}")
-            yield transaction
-            await transaction.say("commit")
+        try:
+            async with self._lender.connection(deadline_s=deadline_s) as connection:
+                transaction = Transaction(connection, deadline_s=deadline_s)
+                await transaction.say("begin")
+                if patience_s is not None:
+                    # The connection's own limit is for statements that somebody waits for.
+                    await transaction.say(f"set local statement_timeout = {int(patience_s * 1000)}")
+                yield transaction
+                await transaction.say("commit")
+        except DRIVER_ERRORS as error:
+            raise (in_our_words(error) or error) from error
 
     def _deadline_s(self, patience_s: float | None = None) -> float:
         """Return when work that begins now must have ended: in so long, or when its request must have."""
@@ -277,15 +286,3 @@ class Database:
 def _expected_s(batcher: Batcher, now_s: float) -> float:
     rows = batcher.waiting + batcher.under_way
     return expected_s(round_s=batcher.room.round_s, rows=rows, idle_s=max(0.0, now_s - batcher.sent_s))
-
-
-@asynccontextmanager
-async def _driver_errors_named() -> AsyncIterator[None]:
-    """Turn the driver's words for what may pass into the house's."""
-    try:
-        yield
-    except (asyncpg.PostgresError, *CONNECTION_LOST) as error:
-        failure = in_our_words(error)
-        if failure is None:
-            raise
-        raise failure from error

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Final, NamedTuple
 
 from seawall.telemetry.metrics import DURATION_BUCKETS_S, Histogram
@@ -75,6 +75,8 @@ class Holds:
         self._window: dict[Account, float] = {}
         self._last_window: dict[Account, float] = {}
         self._window_ends_s = 0.0
+        # What each function is called; empty for those within the package. There are no more than functions.
+        self._sites: dict[CodeType, str] = {}
 
     def __repr__(self) -> str:
         return f"<Holds {len(self.lent)} lent, {self.mean_s * 1000:.1f} ms on average>"
@@ -106,6 +108,21 @@ class Holds:
         if mean_s is None or self.mean_s <= 0:
             return 1.0
         return min(100.0, max(0.1, mean_s / self.mean_s))
+
+    def call_site(self, package: str) -> str:
+        """Return where outside of `package` the running call comes from: module and function."""
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None:
+            site = self._sites.get(frame.f_code)
+            if site is None:
+                module = frame.f_globals.get("__name__", "")
+                is_outside = not module.startswith((package, "contextlib", "asyncio"))
+                site = f"{module.removeprefix('seawall.')}.{frame.f_code.co_qualname}" if is_outside else ""
+                self._sites[frame.f_code] = site
+            if site:
+                return site
+            frame = frame.f_back
+        return "unknown"
 
     def blame(self, *, now_s: float, lines_max: int = 20) -> list[Blame]:
         """Return who held connections lately, the longest first, what is held now included."""
@@ -143,17 +160,6 @@ class Holds:
             if len(accounts) >= ACCOUNTS_MAX and account not in accounts:
                 account = OTHERS
             accounts[account] = accounts.get(account, 0.0) + held_s / len(charged)
-
-
-def call_site(package: str) -> str:
-    """Return where outside of `package` the running call comes from: module and function."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        module = frame.f_globals.get("__name__", "")
-        if not module.startswith((package, "contextlib", "asyncio")):
-            return f"{module.removeprefix('seawall.')}.{frame.f_code.co_qualname}"
-        frame = frame.f_back
-    return "unknown"
 
 
 def stack_of(task: "asyncio.Task[object] | None") -> str:

@@ -12,16 +12,17 @@ crowd of clients that give up cannot make more connections than there are places
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Protocol
 
 import asyncpg
 
 from seawall.clock import monotonic_s
 from seawall.database.endpoint import Endpoint
-from seawall.database.holds import Hold, Holds, call_site, stack_of
+from seawall.database.holds import Hold, Holds, stack_of
 from seawall.database.queries import Query
 from seawall.database.waiting import TARGET_S, Waiter, WaitingRoom
 from seawall.errors import DatabaseDown, DeadlineExceeded, OutcomeUnknown, SeawallError, StorageFull, Unavailable
@@ -47,6 +48,8 @@ LIFETIME_JITTER = 0.1
 # One that was idle for this long is tried before somebody needs it: a firewall may have forgotten it.
 IDLE_CHECK_S = 30.0
 MAINTAIN_EVERY_S = 1.0
+# How late those may hear of it whose patience ends while they wait for a connection.
+SWEEP_PAUSE_S = 0.005
 # Nothing of ours holds a connection for long but migrations, which have their own.
 HELD_TOO_LONG_S = 2.0
 # What has no deadline of its own (begin, commit) ends this long after a statement must have ended.
@@ -143,7 +146,10 @@ class Connection:
             self.hold.query = query.name
         statement = self.prepared.get(query)
         if statement is None:
-            statement = await self.raw.prepare(query.sql, timeout=timeout_s)
+            # By a name of its own: one without a name is parsed anew for each execution, which costs the server more
+            # than a point read.
+            name = f"s{len(self.prepared)}"
+            statement = await self.raw.prepare(query.sql, timeout=timeout_s, name=name)
             self.prepared[query] = statement
         return await statement.fetch(*arguments, timeout=timeout_s)
 
@@ -198,6 +204,8 @@ class Pool:
         self._settling: set[asyncio.Task[None]] = set()
         self._maintaining: asyncio.Task[None] | None = None
         self._fewer = asyncio.Event()
+        self._sweep: asyncio.TimerHandle | None = None
+        self._sweep_s = float("inf")
         self._closed = False
 
     def __repr__(self) -> str:
@@ -223,10 +231,9 @@ class Pool:
         """How many tasks wait for a connection."""
         return len(self.room)
 
-    @asynccontextmanager
-    async def connection(
+    def connection(
         self, *, deadline_s: float, query: Query | None = None, site: str = "", admitted_as: Purpose | None = None
-    ) -> AsyncIterator[Connection]:
+    ) -> "Loan":
         """Lend a connection for the length of the block.
 
         Args:
@@ -242,28 +249,7 @@ class Pool:
             DatabaseDown: none could be opened in time.
             RuntimeError: this task holds one already.
         """
-        task = asyncio.current_task()
-        assert task is not None
-        if task in self._holders:
-            raise RuntimeError("a task that holds a connection must not ask for another: a bounded pool would stop")
-        purpose = admitted_as or PURPOSE.get()
-        cost = self.holds.relative_cost(query.name) if query is not None else 1.0
-        await self._enter(deadline_s, purpose, cost, is_admitted=admitted_as is not None)
-        try:
-            connection = self._take_idle() or await self._open(deadline_s)
-        except BaseException:
-            self._pass_on()
-            raise
-        hold = Hold(monotonic_s(), site or call_site(__package__), (purpose,), task, end=connection.raw.terminate)
-        connection.hold = hold
-        self._holders.add(task)
-        self.holds.begin(hold)
-        try:
-            yield connection
-        except BaseException as error:
-            self._come_back(connection, hold, error)
-            raise
-        self._come_back(connection, hold, None)
+        return Loan(self, deadline_s, query, site, admitted_as)
 
     async def resize(self, size: int) -> None:
         """Have at most so many connections; returns once no more than that are open."""
@@ -291,6 +277,8 @@ class Pool:
     async def close(self) -> None:
         """Close every idle connection; those lent are closed when they come back."""
         self._closed = True
+        if self._sweep is not None:
+            self._sweep.cancel()
         if self._maintaining is not None:
             self._maintaining.cancel()
             await asyncio.wait([self._maintaining])
@@ -301,36 +289,72 @@ class Pool:
 
     # Places.
 
-    async def _enter(self, deadline_s: float, purpose: Purpose, cost: float, *, is_admitted: bool) -> None:
-        """Take one of the `size` places, waiting for it when all are taken."""
-        now_s = monotonic_s()
-        if deadline_s <= now_s:
+    async def _lend(
+        self, deadline_s: float, query: Query | None, site: str, admitted_as: Purpose | None
+    ) -> tuple[Connection, Hold]:
+        task = asyncio.current_task()
+        assert task is not None
+        if task in self._holders:
+            raise RuntimeError("a task that holds a connection must not ask for another: a bounded pool would stop")
+        if deadline_s <= monotonic_s():
             self.room.counts.expired += 1
             raise DeadlineExceeded
+        purpose = admitted_as or PURPOSE.get()
+        if not site:
+            site = self.holds.call_site(__package__)
         if self._lent < self.size:
             self._lent += 1
             self.wait_durations.observe(0.0)
-            return
-        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        else:
+            cost = self.holds.relative_cost(query.name) if query is not None else 1.0
+            await self._wait_for_place(deadline_s, purpose, cost, is_admitted=admitted_as is not None)
+        try:
+            connection = self._take_idle() or await self._open(deadline_s)
+        except BaseException:
+            self._pass_on()
+            raise
+        hold = Hold(monotonic_s(), site, (purpose,), task, end=connection.raw.terminate)
+        connection.hold = hold
+        self._holders.add(task)
+        self.holds.begin(hold)
+        return connection, hold
+
+    async def _wait_for_place(self, deadline_s: float, purpose: Purpose, cost: float, *, is_admitted: bool) -> None:
+        """Wait for one of the `size` places, all of which are taken."""
+        now_s = monotonic_s()
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[None] = loop.create_future()
         waiter = Waiter(answer, deadline_s, purpose, cost=cost)
         if is_admitted:
             self.room.put_back(waiter, now_s=now_s)
         else:
             self.room.enter(waiter, now_s=now_s)
+        if deadline_s < self._sweep_s:
+            self._sweep_at(deadline_s)
         try:
-            async with asyncio.timeout(deadline_s - now_s):
-                await answer
-        except BaseException as error:
+            await answer
+        except BaseException:
             if answer.cancelled():
                 self.room.one_has_gone(now_s=monotonic_s())
             elif answer.done() and answer.exception() is None:
-                self._pass_on()  # The place came in the same moment as the end of patience.
-            if isinstance(error, TimeoutError):
-                self.room.counts.expired += 1
-                raise DeadlineExceeded from None
+                self._pass_on()  # The place came in the same moment as the cancellation.
             raise
         finally:
             self.wait_durations.observe(monotonic_s() - now_s)
+
+    def _sweep_at(self, when_s: float) -> None:
+        """Look then for those whose patience has ended: one timer for all who wait."""
+        if self._sweep is not None:
+            self._sweep.cancel()
+        self._sweep_s = when_s
+        delay_s = max(SWEEP_PAUSE_S, when_s - monotonic_s())
+        self._sweep = asyncio.get_running_loop().call_later(delay_s, self._dismiss_late)
+
+    def _dismiss_late(self) -> None:
+        self._sweep, self._sweep_s = None, float("inf")
+        self.room.dismiss(now_s=monotonic_s())
+        if self.room:
+            self._sweep_at(min(waiter.deadline_s for waiter in self.room))
 
     def _pass_on(self) -> None:
         """Hand one place to whoever is next, or free it."""
@@ -474,6 +498,36 @@ class Pool:
                 self._idle.remove(connection)
                 self._lent += 1
                 await self._settle(connection)
+
+
+class Loan:
+    """One lending, for the length of a block; no generator, for each statement enters one. State: what is lent."""
+
+    __slots__ = ("_admitted_as", "_connection", "_deadline_s", "_hold", "_pool", "_query", "_site")
+
+    def __init__(
+        self, pool: Pool, deadline_s: float, query: Query | None, site: str, admitted_as: Purpose | None
+    ) -> None:
+        self._pool = pool
+        self._deadline_s = deadline_s
+        self._query = query
+        self._site = site
+        self._admitted_as = admitted_as
+        self._connection: Connection | None = None
+        self._hold: Hold | None = None
+
+    async def __aenter__(self) -> Connection:
+        self._connection, self._hold = await self._pool._lend(
+            self._deadline_s, self._query, self._site, self._admitted_as
+        )
+        return self._connection
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._connection is not None
+        assert self._hold is not None
+        self._pool._come_back(self._connection, self._hold, error)
 
 
 def _bounded_cancels(counts: PoolCounts) -> "type[asyncpg.Connection[asyncpg.Record]]":
