@@ -151,11 +151,12 @@ def shares(claims: Sequence[Claim], *, allowance: int, floor: int = FLOOR) -> li
     return given
 
 
-def room(limits: Limits, activity: Activity, claims: Sequence[Claim], *, nodes_max: int) -> int:
+def room(limits: Limits, activity: Activity, claims: Sequence[Claim], *, nodes_max: int, beside: int = 1) -> int:
     """Return how many connections may be granted now, all nodes together.
 
     That is the allowance, less what of ours is open beyond any grant (the keeper's; those of a node whose lease
-    ended while it was paused), less one for each node that is not there yet: it must connect before it can ask.
+    ended while it was paused), less those `beside` the pool for each node that is not there yet: it must connect
+    before it can ask.
     """
     granted: dict[str, int] = {}
     for claim in claims:
@@ -166,14 +167,22 @@ def room(limits: Limits, activity: Activity, claims: Sequence[Claim], *, nodes_m
         if node in granted:
             strays += max(0, working + asking - granted[node])
         else:
-            strays += working
-            joining += asking
+            about_to_ask = min(working + asking, beside * asking)
+            strays += working + asking - about_to_ask
+            joining += about_to_ask
     allowed = allowance(limits, foreign=activity.foreign, foreign_of_role=activity.foreign_of_role)
-    return max(0, allowed - strays - max(joining, nodes_max - len(claims), 0))
+    return max(0, allowed - strays - max(joining, beside * (nodes_max - len(claims)), 0))
 
 
 def decide(
-    limits: Limits, activity: Activity, claims: Sequence[Claim], *, mine: int, nodes_max: int, floor: int = FLOOR
+    limits: Limits,
+    activity: Activity,
+    claims: Sequence[Claim],
+    *,
+    mine: int,
+    nodes_max: int,
+    floor: int = FLOOR,
+    beside: int = 1,
 ) -> Decision:
     """Return what a node may have, given what all are known to have.
 
@@ -186,8 +195,9 @@ def decide(
         mine: the place among `claims` of the node that asks.
         nodes_max: how many nodes there may be at the most.
         floor: what every node needs.
+        beside: how many of those it opens before, and beside, the ones it works with.
     """
-    there = room(limits, activity, claims, nodes_max=nodes_max)
+    there = room(limits, activity, claims, nodes_max=nodes_max, beside=beside)
     share = shares(claims, allowance=there, floor=floor)[mine]
     free = there - sum(claim.granted for place, claim in enumerate(claims) if place != mine)
     return Decision(share=share, granted=max(claims[mine].granted, min(share, free)), free=free)
