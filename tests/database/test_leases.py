@@ -840,6 +840,11 @@ async def test_after_a_failover_leases_go_on_through_the_new_primary(open_direct
             kept = "select count(*) >= 4 from connection_leases where expires_at > clock_timestamp()"
             assert await ask(cluster.primary, kept)
             await eventually(lambda: all((node.held[0], node.open[0]) == (False, 0) for node in nodes))
+            # Nobody can give back what was for the old primary: it ends.
+            gone = "select count(*) = 4 from connection_leases where expires_at > clock_timestamp()"
+            async with asyncio.timeout(PATIENT.ttl_s):
+                while not await ask(cluster.primary, gone):
+                    await asyncio.sleep(0.05)
             for place in (1, 2):
                 assert sum((await seen(cluster, place)).values()) <= ALLOWED
         await nothing_is_left(cluster, places=(1, 2))

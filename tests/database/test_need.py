@@ -5,9 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seawall.clock import monotonic_s
-from seawall.database import need as needs
+from seawall.database import leases
+from seawall.database.budget import useful
 from seawall.database.endpoint import Endpoint
-from seawall.database.need import KEPT_S, Need, useful
+from seawall.database.leases import NEEDED_S, Need
 from seawall.database.pool import Pool
 
 NOWHERE = Endpoint(host="/nowhere", port=1, user="nobody", password="", database="none")
@@ -70,18 +71,18 @@ def test_under_a_steady_load_what_is_wanted_soon_stays_as_it_is(used: int, size:
 
 def test_a_busy_pool_gets_more_at_once_and_an_idle_one_gives_back_after_a_while() -> None:
     _, need = a_need()
-    started_s = monotonic_s() + KEPT_S + 1  # what it wanted at first is forgotten
+    started_s = monotonic_s() + NEEDED_S + 1  # what it wanted at first is forgotten
 
     assert need.at(started_s, 4) == 4
     assert need.at(started_s + 3, 12) == 12
     for later_s in range(4, 33):
         assert need.at(started_s + later_s, 4) == 12
-    assert need.at(started_s + 3 + KEPT_S + 0.1, 4) == 4
+    assert need.at(started_s + 3 + NEEDED_S + 0.1, 4) == 4
 
 
 def test_bursts_with_pauses_between_them_do_not_make_the_pool_smaller_and_larger() -> None:
     _, need = a_need()
-    started_s = monotonic_s() + KEPT_S + 1
+    started_s = monotonic_s() + NEEDED_S + 1
 
     assert {need.at(started_s + 3 * n, 12 if n % 8 == 0 else 2) for n in range(200)} == {12}
 
@@ -89,13 +90,13 @@ def test_bursts_with_pauses_between_them_do_not_make_the_pool_smaller_and_larger
 @given(wanted=st.lists(st.tuples(st.integers(0, 15), st.integers(LEAST, MOST)), max_size=60))
 def test_it_is_the_most_that_was_wanted_of_late(wanted: list[tuple[int, int]]) -> None:
     _, need = a_need()
-    now_s = monotonic_s() + KEPT_S + 1
+    now_s = monotonic_s() + NEEDED_S + 1
     seen: list[tuple[float, int]] = []
     for pause_s, how_many in wanted:
         now_s += pause_s
         seen.append((now_s, how_many))
 
-        assert need.at(now_s, how_many) == max(number for at_s, number in seen if at_s >= now_s - KEPT_S)
+        assert need.at(now_s, how_many) == max(number for at_s, number in seen if at_s >= now_s - NEEDED_S)
 
 
 # Of a pool.
@@ -117,7 +118,7 @@ def test_it_never_wants_more_than_the_settings_allow_even_as_its_least() -> None
 async def test_an_idle_pool_gives_back_and_one_for_which_somebody_waited_grows(
     database_endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(needs, "KEPT_S", 0.0)
+    monkeypatch.setattr(leases, "NEEDED_S", 0.0)
     pool, need = a_need(database_endpoint, size=2)
     need()
     assert need() == LEAST

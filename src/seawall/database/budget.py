@@ -8,6 +8,9 @@ Three rules keep the sum of what is granted below the allowance at every moment:
     a node grows only into what nobody has been granted, however unfair the division is just then;
     a node's grant counts in full until it says that it has closed what it was asked to close;
     what is open without a lease (of a node that died, or was paused) counts for as long as it is open.
+
+What a node wants follows what it does (`useful`): a fleet in which everybody wants everything has idle
+nodes keep what the busy ones lack.
 """
 
 import heapq
@@ -24,6 +27,10 @@ FLOOR: Final = 2
 
 HEADROOM_PERCENT: Final = 10
 """Of `max_connections`: for those who come between two looks at the server, and for the operator."""
+
+
+SPARE_DIVISOR: Final = 4
+"""One to spare for so many in use: a burst between two looks should find a connection."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +98,30 @@ class Decision:
     share: int
     granted: int
     free: int
+
+
+def useful(*, size: int, lent: int, waiting: int, waited: bool, least: int, most: int) -> int:
+    """Return how many connections a pool could use, going by what it did since it was last asked.
+
+    Args:
+        size: how many it may have now.
+        lent: how many were out at the most, at one time.
+        waiting: how many tasks wait for one now.
+        waited: whether any task had to wait. How many more would have come is not known: then it asks for twice
+            as many, and is asked again soon.
+        least: it never wants fewer.
+        most: it never wants more.
+
+    >>> useful(size=8, lent=8, waiting=0, waited=False, least=2, most=20)
+    10
+    >>> useful(size=8, lent=8, waiting=1, waited=True, least=2, most=20)
+    16
+    """
+    busy = lent + waiting
+    wanted = busy + -(-busy // SPARE_DIVISOR)
+    if waited or waiting:
+        wanted = max(wanted, 2 * size)
+    return min(most, max(least, wanted))
 
 
 def allowance(limits: Limits, *, foreign: int = 0, foreign_of_role: int = 0) -> int:

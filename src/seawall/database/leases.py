@@ -24,7 +24,7 @@ import logging
 import random
 import uuid
 import zlib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -34,9 +34,9 @@ from typing import Final, Self, TypeVar
 import asyncpg
 
 from seawall.clock import monotonic_s
-from seawall.database.budget import FLOOR, Activity, Claim, Decision, Limits, check, decide
+from seawall.database.budget import FLOOR, Activity, Claim, Decision, Limits, check, decide, useful
 from seawall.database.endpoint import Endpoint
-from seawall.database.pool import CONNECTION_LOST
+from seawall.database.pool import CONNECTION_LOST, Pool
 from seawall.database.queries import load_queries
 from seawall.errors import DatabaseDown, Misconfigured, SeawallError
 
@@ -64,6 +64,9 @@ PAUSED_SHARE: Final = 0.5
 
 ANSWER_SHARE: Final = PAUSED_SHARE / 2
 """How much of the margin a server may take to answer when others of the node, or other nodes, wait for it."""
+
+NEEDED_S: Final = 30.0
+"""How long a node keeps what it does not need any more."""
 
 NODES_MAX: Final = 8
 """How many nodes there may be when nobody says otherwise."""
@@ -104,11 +107,6 @@ class LeaseSettings:
     keeper_connections: int = 0
     weight: int = 1
 
-    @property
-    def answer_s(self) -> float:
-        """How long a server may take to answer in the middle of a decision."""
-        return self.margin_s * ANSWER_SHARE
-
     def __post_init__(self) -> None:
         if not 0 < self.eager_s <= self.renew_s < self.ttl_s - self.margin_s < self.ttl_s:
             raise ValueError(
@@ -117,6 +115,11 @@ class LeaseSettings:
             )
         if self.nodes_max < 1 or self.keeper_connections < 0 or self.weight < 1:
             raise ValueError("there is a node at least, and no weight and no number of connections below nothing")
+
+    @property
+    def answer_s(self) -> float:
+        """How long a server may take to answer in the middle of a decision."""
+        return self.margin_s * ANSWER_SHARE
 
 
 class Lease:
@@ -336,9 +339,7 @@ class Lease:
                 Claim(node=row["node"], demand=row["demand"], granted=row["granted"], weight=row["weight"])
                 for row in rows
             ]
-            claims[mine : mine + 1] = [
-                Claim(node=self.name, demand=demand, granted=kept, weight=settings.weight),
-            ]
+            claims[mine : mine + 1] = [Claim(node=self.name, demand=demand, granted=kept, weight=settings.weight)]
             if table is self:
                 limits, activity = await _limits(raw), await _activity(raw)
             else:
@@ -440,6 +441,7 @@ class Lease:
         await self._empty()
 
     async def _empty(self) -> None:
+        """Close what the pool has, within the margin; what could not be closed counts as open."""
         try:
             async with asyncio.timeout(self.settings.margin_s):
                 await self._resize(0)
@@ -552,6 +554,50 @@ class Lease:
         if self._raw is not None:
             self._raw.terminate()
             self._raw = None
+
+
+class Need:
+    """What one pool could use: the most of what it could have used of late. State: those answers, oldest first.
+
+    Call it for the number, once for each renewal. It grows at once, and shrinks only after `NEEDED_S`: to close
+    connections and open them again costs more than to keep them between two bursts. A pool that is younger than
+    that wants all it may have: nobody knows what will come, and a node often starts because there is much to do.
+    """
+
+    def __init__(self, pool: Pool, *, most: int, least: int = FLOOR) -> None:
+        self._pool = pool
+        self._most = most
+        self._least = min(least, most)
+        self._turns = 0
+        # Only those that no later one exceeds: the first is the greatest.
+        self._lately: deque[tuple[float, int]] = deque([(monotonic_s(), most)])
+
+    def __repr__(self) -> str:
+        return f"<Need {self._lately[0][1]} of {self._least} to {self._most}>"
+
+    def __call__(self) -> int:
+        """Return how many connections the pool could use now or could have used of late."""
+        pool, counts = self._pool, self._pool.room.counts
+        turns = counts.served + counts.shed + counts.refused
+        wanted = useful(
+            size=pool.size,
+            lent=pool.take_most_lent(),
+            waiting=pool.waiting,
+            waited=turns > self._turns,
+            least=self._least,
+            most=self._most,
+        )
+        self._turns = turns
+        return self.at(monotonic_s(), wanted)
+
+    def at(self, now_s: float, wanted: int) -> int:
+        """Note that so many are wanted now; return what was wanted at the most since `NEEDED_S` ago."""
+        while self._lately and self._lately[-1][1] <= wanted:
+            self._lately.pop()
+        self._lately.append((now_s, wanted))
+        while self._lately[0][0] < now_s - NEEDED_S:
+            self._lately.popleft()
+        return self._lately[0][1]
 
 
 async def _fetch(raw: "asyncpg.Connection[asyncpg.Record]", name: str, *arguments: object) -> list[asyncpg.Record]:
