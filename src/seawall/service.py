@@ -12,7 +12,7 @@ import math
 import os
 import resource
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -25,9 +25,9 @@ from seawall.access.accounts import KeyPair, new_access_key, new_secret_key
 from seawall.blobs import DiskBlobStore
 from seawall.clock import monotonic_s
 from seawall.console import HealthDoor, Readiness
-from seawall.database import Balancer, Database, Endpoint, find_primary
+from seawall.database import Balancer, Database, Endpoint, Pool, find_primary
 from seawall.database.holds import ACCOUNTS_MAX
-from seawall.database.leases import Lease
+from seawall.database.leases import Lease, LeaseSettings, Need
 from seawall.database.local_server import LocalServer, LocalServerSettings
 from seawall.database.migrations import migrate
 from seawall.edge import Exchange, HttpServer
@@ -53,6 +53,8 @@ COLLECT_EVERY = (20_000, 20, 20)
 LEASE_PATIENCE_S = 30.0
 # How long whoever starts waits for a server that takes writes.
 DATABASE_PATIENCE_S = 30.0
+# How long it waits for one of a replica's: it can do without.
+REPLICA_LEASE_PATIENCE_S = 1.0
 # A node that has not heard from the database for so long should not get requests.
 HEARD_MAX_S = 3.0
 # Lines of the table of who holds connections: with ten, nobody who matters is missing.
@@ -69,7 +71,7 @@ class Node:
     store: ObjectStore
     server: HttpServer
     database: Database
-    lease: Lease
+    leases: Mapping[Pool, Lease]
     metrics: RequestMetrics
 
     def readiness(self, credentials: Credentials) -> Readiness:
@@ -78,7 +80,7 @@ class Node:
             return Readiness(ready=False, reason="draining")
         if credentials.silence_s > HEARD_MAX_S:
             return Readiness(ready=False, reason="the database does not answer")
-        if not self.lease.held:
+        if not self.leases[self.database.pool].held:
             return Readiness(ready=False, reason="it has no share of the database's connections")
         return Readiness(ready=True)
 
@@ -98,16 +100,7 @@ async def running_node(
         database = await stack.enter_async_context(
             Database(endpoints, settings.database(), application_name=f"seawall {name}", connections=0)
         )
-        lease = await stack.enter_async_context(
-            Lease(
-                database.servers[0].endpoint,
-                name=name,
-                demand=lambda: database.settings.connections,
-                resize=database.pool.resize,
-                deadline_s=monotonic_s() + LEASE_PATIENCE_S,
-                settings=settings.lease(),
-            )
-        )
+        leases = await hold_leases(stack, database, settings.lease(), name=name)
         blobs = await stack.enter_async_context(DiskBlobStore(settings.blobs()))
         credentials = Credentials(database)
         store = ObjectStore(database, blobs, settings.objects())
@@ -119,7 +112,7 @@ async def running_node(
         server = HttpServer(
             door, settings.http(), observe=observer(metrics, lines), request_id_header="x-amz-request-id"
         )
-        node = Node(store=store, server=server, database=database, lease=lease, metrics=metrics)
+        node = Node(store=store, server=server, database=database, leases=leases, metrics=metrics)
         sweeper = Sweeper(database, blobs, grace_s=settings.garbage_grace_s, interval_s=settings.sweep_interval_s)
 
         def summary() -> Message:
@@ -138,7 +131,10 @@ async def running_node(
             await serve_health(stack, health, settings, settings.health_port)
 
         loops: dict[str, tuple[Urgency, Loop]] = {
-            "keep lease": (Urgency.CRITICAL, lease.run),
+            **{
+                f"keep lease on {server.endpoint.name}": (Urgency.CRITICAL, leases[server.pool].run)
+                for server in database.servers
+            },
             "follow access epoch": (Urgency.CRITICAL, credentials.follow_epoch),
             "sweep blobs": (Urgency.BACKGROUND, sweeper.run),
             "report to keeper": (Urgency.NORMAL, lambda: report(settings.socket_path(), name, summary)),
@@ -319,7 +315,38 @@ class Answers:
         }
 
 
-# Parts that are started in more than one place.
+# Parts that are started in more than one place, or are more than a line.
+
+
+async def hold_leases(
+    stack: AsyncExitStack, database: Database, settings: LeaseSettings, *, name: str
+) -> Mapping[Pool, Lease]:
+    """Take a share of each server's connections, and give it back when the stack unwinds; of the primary at first.
+
+    Without a replica a node can serve, and takes its share there when it can.
+
+    Raises:
+        Misconfigured, DatabaseDown: see `Lease`; the primary has no share for this node.
+    """
+    deadline_s = monotonic_s() + LEASE_PATIENCE_S
+    balancer = database.balancer
+    primary = database.servers[0] if balancer is None else await balancer.wait_for_primary(deadline_s)
+    leases: dict[Pool, Lease] = {}
+    for server in sorted(database.servers, key=lambda one: one is not primary):
+        leases[server.pool] = lease = Lease(
+            server.endpoint,
+            name=name,
+            demand=Need(server.pool, most=database.settings.connections),
+            resize=server.pool.resize,
+            deadline_s=deadline_s if server is primary else monotonic_s() + REPLICA_LEASE_PATIENCE_S,
+            settings=settings,
+            table=lambda: leases[database.pool],
+            # Its own, and the balancer's for checks.
+            beside=1 if balancer is None else 2,
+            optional=server is not primary,
+        )
+        await stack.enter_async_context(lease)
+    return leases
 
 
 def keep_running(stack: AsyncExitStack, name: str, loop: Loop, *, urgency: Urgency = Urgency.NORMAL) -> None:

@@ -187,6 +187,18 @@ def test_what_is_open_without_a_grant_counts_and_what_is_open_with_one_does_not_
     assert room(LIMITS, beyond, claims, nodes_max=2) == ALLOWED - 3 - 2 - 5
 
 
+def test_who_is_about_to_ask_may_have_what_each_node_has_beside_its_pool() -> None:
+    claims = [Claim(node="node-1", demand=50, granted=2)]
+
+    assert room(LIMITS, NOBODY, claims, nodes_max=3, beside=2) == ALLOWED - 4
+    checking = Activity(working={"node-1": 1, "node-2": 1}, asking={"node-1": 1, "node-2": 1})
+    assert room(LIMITS, checking, claims, nodes_max=3, beside=2) == ALLOWED - 4
+    working = Activity(working={"node-2": 4}, asking={"node-2": 1})
+    assert room(LIMITS, working, claims, nodes_max=3, beside=2) == ALLOWED - 4 - 3
+    not_asking = Activity(working={"node-2": 1}, asking={})
+    assert room(LIMITS, not_asking, claims, nodes_max=3, beside=2) == ALLOWED - 4 - 1
+
+
 def test_a_share_falls_at_once_and_a_grant_only_when_the_node_says_so() -> None:
     first, second = Claim(node="a", demand=28, granted=28), Claim(node="b", demand=28, granted=1)
 
@@ -202,8 +214,9 @@ def test_a_share_falls_at_once_and_a_grant_only_when_the_node_says_so() -> None:
 class Fleet:
     """Nodes that ask, close, leave and die in any order. State: the leases, and what each node has open."""
 
-    def __init__(self, nodes_max: int) -> None:
+    def __init__(self, nodes_max: int, *, beside: int = 1) -> None:
         self.nodes_max = nodes_max
+        self.beside = beside
         self.claims: list[Claim] = []
         self.closing: dict[str, int] = {}
         self.open: Counter[str] = Counter()
@@ -213,16 +226,22 @@ class Fleet:
         if node not in names:
             if len(names) == self.nodes_max:
                 return
-            self.claims.append(Claim(node=node, demand=demand, granted=1))
-            self.open[node] = 1
+            self.claims.append(Claim(node=node, demand=demand, granted=self.beside))
+            self.open[node] = self.beside
         mine = [claim.node for claim in self.claims].index(node)
         claim = replace(self.claims[mine], demand=demand)
         self.claims[mine] = claim
         activity = Activity(working={**self.open}, asking={})
-        decision = decide(LIMITS, activity, self.claims, mine=mine, nodes_max=self.nodes_max)
+        decision = decide(
+            *(LIMITS, activity, self.claims),
+            mine=mine,
+            nodes_max=self.nodes_max,
+            floor=self.beside + 1,
+            beside=self.beside,
+        )
         self.claims[mine] = replace(claim, granted=decision.granted)
         if decision.share < decision.granted:
-            self.closing[node] = max(1, decision.share)
+            self.closing[node] = max(self.beside, decision.share)
         else:
             self.open[node] = decision.granted
 
@@ -257,11 +276,11 @@ steps = st.lists(
 
 
 @settings(max_examples=300)
-@given(steps=steps)
+@given(steps=steps, beside=st.integers(1, 3))
 def test_in_every_order_of_events_no_more_is_open_or_granted_than_is_allowed(
-    steps: list[tuple[str, str, int]],
+    steps: list[tuple[str, str, int]], beside: int
 ) -> None:
-    fleet = Fleet(nodes_max=len(NODES))
+    fleet = Fleet(nodes_max=len(NODES), beside=beside)
 
     for step, node, demand in steps:
         paused = node in fleet.open and node not in [claim.node for claim in fleet.claims]

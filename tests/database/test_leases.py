@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 import asyncpg
 import pytest
 import pytest_asyncio
+from tests.database.cluster import Cluster, ask, processes_of
 
 from seawall.clock import monotonic_s
 from seawall.database import leases
@@ -91,6 +92,10 @@ class Holder:
         demand: int,
         settings: LeaseSettings = QUICK,
         heard: Callable[[int], None] = lambda _size: None,
+        table: Callable[[], Lease] | None = None,
+        beside: int = 1,
+        optional: bool = False,
+        within_s: float = 10.0,
     ) -> None:
         self.demand = demand
         self.refused = 0
@@ -98,18 +103,26 @@ class Holder:
         self._endpoint = endpoint
         self._name = name
         self._heard = heard
+        self._beside = [f"seawall {name} check"] * (beside - 1)
+        self._others: list[asyncpg.Connection[asyncpg.Record]] = []
         self.closes: Callable[[], Awaitable[None]] | None = None
         self.lease = Lease(
             endpoint,
             name=name,
             demand=lambda: self.demand,
             resize=self._resize,
-            deadline_s=monotonic_s() + 10.0,
+            deadline_s=monotonic_s() + within_s,
             settings=settings,
+            table=table,
+            beside=beside,
+            optional=optional,
         )
         self.running: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> "Holder":
+        for words in self._beside:
+            named = {"application_name": words}
+            self._others.append(await asyncpg.connect(**self._endpoint.connect_arguments(), server_settings=named))
         await self.lease.__aenter__()
         self.running = asyncio.create_task(self.lease.run())
         return self
@@ -119,6 +132,8 @@ class Holder:
         self.running.cancel()
         with suppress(asyncio.CancelledError):
             await self.running
+        for connection in self._others:
+            await connection.close(timeout=2.0)
         await self.lease.__aexit__(None, None, None)
         assert not self.open
 
@@ -126,8 +141,8 @@ class Holder:
         self._heard(size)
         if size < len(self.open) and self.closes is not None:
             await self.closes()
-        while len(self.open) > size:
-            await self.open.pop().close(timeout=2.0)
+        surplus = [self.open.pop() for _ in range(len(self.open) - size)]
+        await asyncio.gather(*(connection.close(timeout=2.0) for connection in surplus))
         while len(self.open) < size:
             try:
                 raw = await asyncpg.connect(
@@ -456,6 +471,383 @@ async def test_a_pool_that_cannot_be_resized_is_told_again(server: LocalServer) 
 
         assert not failures
         assert holder.lease.held
+
+
+async def test_a_pool_that_could_not_be_emptied_is_filled_again_once_there_is_a_lease(server: LocalServer) -> None:
+    async with Holder(server.service, "n-1", demand=5) as holder, administrator_of(server) as administrator:
+
+        async def fail() -> None:
+            holder.closes = None
+            for connection in holder.open:
+                connection.terminate()
+            holder.open.clear()
+            raise OSError("reset")
+
+        holder.closes = fail
+        async with administrator.transaction():
+            number = leases._lock_number(f"{server.service.host}:{server.service.port}")
+            await administrator.execute(f"select pg_advisory_xact_lock({leases.LOCK_CLASS}, {number})")
+            await eventually(lambda: not holder.open)
+            assert not holder.lease.held
+
+        await eventually(lambda: len(holder.open) == 5)
+
+
+async def test_a_lease_of_which_only_an_older_state_is_known_counts_for_what_it_is(server: LocalServer) -> None:
+    """As after a promotion: what is known of it may be from before it grew."""
+    told: list[int] = []
+    holder = Holder(server.service, "n-1", demand=20, heard=told.append)
+    async with holder, administrator_of(server) as administrator:
+        await administrator.execute("update connection_leases set granted = 3")
+        while await administrator.fetchval("select granted from connection_leases") != 21:
+            await asyncio.sleep(0.02)
+        assert told == [20], "there was room"
+
+        async with administrator.transaction():
+            await administrator.execute("update connection_leases set granted = 3")
+            await administrator.execute(
+                "insert into connection_leases (endpoint, node, incarnation, weight, demand, share, granted, "
+                "expires_at) select endpoint, 'n-9', gen_random_uuid(), 1, 18, 18, 18, "
+                "clock_timestamp() + interval '2 seconds' from connection_leases"
+            )
+        await eventually(lambda: 0 in told)
+        await eventually(lambda: len(holder.open) == 20)
+
+
+async def test_a_server_that_freezes_in_the_middle_of_a_decision_does_not_keep_a_node_from_giving_up(
+    open_directory: Callable[[], Path],
+) -> None:
+    async with Cluster(open_directory(), replicas=1) as cluster:
+        await migrate(cluster.primary)
+        holder = Holder(cluster.primary, "n-1", demand=5)
+        await holder.__aenter__()
+        await eventually(lambda: len(holder.open) == 5)
+        processes = processes_of(cluster._primary_data)
+        for pid in processes:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            took_s = await eventually(lambda: not holder.open)
+            assert took_s < QUICK.ttl_s - QUICK.margin_s + 0.5
+            assert holder.lease.granted == 0
+        finally:
+            for pid in processes:
+                os.kill(pid, signal.SIGCONT)
+        await eventually(lambda: len(holder.open) == 5)
+        await holder.__aexit__()
+
+
+async def test_what_a_node_has_beside_its_pool_is_part_of_its_lease_and_kept_for_who_is_to_come(
+    server: LocalServer,
+) -> None:
+    chosen = replace(QUICK, nodes_max=3)
+    async with AsyncExitStack() as stack:
+        watcher = await stack.enter_async_context(watched(server))
+        first = await stack.enter_async_context(Holder(server.service, "n-1", demand=50, settings=chosen, beside=2))
+        await eventually(lambda: len(first.open) == ALLOWED - 2 * 2 - 2)
+        assert first.lease.granted == ALLOWED - 2 * 2
+
+        second = await stack.enter_async_context(Holder(server.service, "n-2", demand=50, settings=chosen, beside=2))
+        await eventually(lambda: len(second.open) == (ALLOWED - 2) // 2 - 2)
+        assert first.lease.granted == second.lease.granted == (ALLOWED - 2) // 2
+        first.demand = 0
+        await eventually(lambda: (len(first.open), first.lease.granted) == (1, 3))
+        assert first.lease.held
+        assert watcher.most_granted <= ALLOWED - 2
+
+
+async def test_a_lease_without_a_connection_of_its_own_is_refused(server: LocalServer) -> None:
+    with pytest.raises(ValueError, match="is beside the pool's"):
+        Holder(server.service, "n-1", demand=3, beside=0)
+
+
+# Replicas.
+
+PATIENT = LeaseSettings(ttl_s=4.0, renew_s=0.5, margin_s=1.2, eager_s=0.1, nodes_max=3)
+FEW = {"max_connections": "40"}
+SEEN = """
+    select application_name, count(*)
+    from pg_stat_activity
+    where backend_type = 'client backend' and usename = 'seawall' and application_name like 'seawall n-%'
+    group by 1
+"""
+
+
+class FleetNode:
+    """A node with a lease for each member of a cluster. State: those, and which member it believes takes writes."""
+
+    def __init__(
+        self, cluster: Cluster, name: str, *, demand: int, settings: LeaseSettings = PATIENT, optional: bool = True
+    ) -> None:
+        self.writer = 0
+        self.told: list[list[int]] = [[] for _ in cluster.endpoints]
+        self.holders = [
+            Holder(
+                endpoint,
+                name,
+                demand=demand,
+                settings=settings,
+                heard=self.told[place].append,
+                table=lambda: self.holders[self.writer].lease,
+                optional=optional and place > 0,
+                within_s=2.0 if place else 10.0,
+            )
+            for place, endpoint in enumerate(cluster.endpoints)
+        ]
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> "FleetNode":
+        for holder in self.holders:
+            await self._stack.enter_async_context(holder)
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self._stack.aclose()
+
+    @property
+    def open(self) -> list[int]:
+        return [len(holder.open) for holder in self.holders]
+
+    @property
+    def held(self) -> list[bool]:
+        return [holder.lease.held for holder in self.holders]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def small_cluster(open_directory: Callable[[], Path]) -> AsyncIterator[Cluster]:
+    """A primary and two replicas with few connections each."""
+    async with Cluster(open_directory(), extra=FEW) as cluster:
+        await migrate(cluster.primary)
+        await ask(cluster.primary_superuser, f"create role {STRANGER} login password '{STRANGER}'")
+        await cluster.wait_caught_up()
+        yield cluster
+
+
+@pytest.fixture
+async def few(small_cluster: Cluster) -> AsyncIterator[Cluster]:
+    """The same; every lease has been given back, and nothing of ours is connected, when the test is over."""
+    yield small_cluster
+    await small_cluster.heal()
+    await nothing_is_left(small_cluster)
+
+
+async def nothing_is_left(cluster: Cluster, *, places: Sequence[int] = (0, 1, 2)) -> None:
+    kept = "select count(*) from connection_leases where expires_at > clock_timestamp()"
+    assert await ask(cluster.primary, kept) == 0
+    for place in places:
+        async with asyncio.timeout(10):
+            while await seen(cluster, place):
+                await asyncio.sleep(0.02)
+
+
+async def seen(cluster: Cluster, place: int) -> dict[str, int]:
+    """Return how many connections of nodes a member has, by what they call themselves."""
+    async with asyncio.timeout(10):
+        raw = await asyncpg.connect(**cluster.superusers[place].connect_arguments())
+        try:
+            return {row["application_name"]: row["count"] for row in await raw.fetch(SEEN)}
+        finally:
+            await raw.close()
+
+
+async def test_leases_for_a_replica_are_decided_through_the_primary_and_count_who_is_on_the_replica(
+    few: Cluster,
+) -> None:
+    stranger = replace(few.replica(0), user=STRANGER, password=STRANGER)
+    async with AsyncExitStack() as stack:
+        nodes = [await stack.enter_async_context(FleetNode(few, f"n-{n}", demand=50)) for n in (1, 2)]
+        half = (ALLOWED - 1) // 2
+        await eventually(
+            lambda: all(sorted(node.open[place] for node in nodes) == [half - 1, half] for place in range(3))
+        )
+
+        for node in nodes:
+            node.holders[1].demand = 3
+        await eventually(lambda: [node.open[1] for node in nodes] == [3, 3])
+        held = [await asyncpg.connect(**stranger.connect_arguments()) for _ in range(USABLE - 12)]
+        for connection in held:
+            stack.push_async_callback(connection.close)
+        for node in nodes:
+            node.holders[1].demand = 50
+        await eventually(lambda: sum(node.open[1] for node in nodes) + 2 == 12 - 1)
+
+        assert [sum(node.open[place] for node in nodes) + 2 for place in (0, 2)] == [ALLOWED - 1] * 2
+        assert all(all(node.held) for node in nodes)
+        assert [holder.refused for node in nodes for holder in node.holders] == [0] * 6
+        for place in (0, 1, 2):
+            backends = await seen(few, place)
+            for number, node in enumerate(nodes, 1):
+                assert backends[f"seawall n-{number} lease"] == 1
+                assert backends[f"seawall n-{number}"] == node.open[place]
+
+
+async def test_leases_of_many_nodes_for_many_servers_are_held_without_a_break(few: Cluster) -> None:
+    chosen = replace(PATIENT, nodes_max=6)
+    async with AsyncExitStack() as stack:
+        nodes = [FleetNode(few, f"n-{number}", demand=50, settings=chosen) for number in range(6)]
+        await asyncio.gather(*(stack.enter_async_context(node) for node in nodes))
+        await eventually(lambda: all(all(node.held) for node in nodes))
+        for node in nodes:
+            node.told = [[]] * 3
+        for _ in range(60):
+            for node in random.sample(nodes, 2):
+                random.choice(node.holders).demand = random.choice([0, 1, 3, 50])
+            await asyncio.sleep(0.05)
+            assert all(all(node.held) for node in nodes)
+        assert [holder.refused for node in nodes for holder in node.holders] == [0] * 18
+
+
+@pytest.mark.parametrize("hurt", ["pause", "kill"])
+async def test_the_lease_for_a_replica_that_does_not_answer_is_given_up_and_comes_back_and_no_other_notices(
+    few: Cluster, hurt: str
+) -> None:
+    async with FleetNode(few, "n-1", demand=4) as node:
+        await eventually(lambda: node.open == [4, 4, 4])
+        connections = [node.holders[place].lease._raw for place in (0, 2)]
+
+        await (few.pause(0) if hurt == "pause" else few.kill(0))
+        hurt_s = monotonic_s()
+        while node.holders[1].lease.granted or node.open[1]:
+            assert monotonic_s() < hurt_s + PATIENT.ttl_s + 1.0
+            assert [node.held[0], node.held[2]] == [True, True]
+            await asyncio.sleep(0.02)
+        left = "select count(*) from connection_leases where expires_at > clock_timestamp()"
+        async with asyncio.timeout(PATIENT.ttl_s):
+            while await ask(few.primary, left) != 2:
+                assert [node.held[0], node.held[2]] == [True, True]
+                await asyncio.sleep(0.02)
+
+        await (few.resume(0) if hurt == "pause" else few.restart(0))
+        await eventually(lambda: all(node.held) and node.open == [4, 4, 4])
+        assert [node.holders[place].lease._raw for place in (0, 2)] == connections
+        assert node.told[0] == node.told[2] == [4]
+
+
+async def test_a_replica_that_commits_wait_for_does_not_end_the_leases_when_it_is_paused(
+    synchronous_cluster: Cluster,
+) -> None:
+    await migrate(synchronous_cluster.primary)
+    async with FleetNode(synchronous_cluster, "n-1", demand=4) as node:
+        await eventually(lambda: node.open == [4, 4, 4])
+        await synchronous_cluster.pause(1)
+        paused_s = monotonic_s()
+        while monotonic_s() < paused_s + 1.5 * PATIENT.ttl_s:
+            assert [node.held[0], node.held[1]] == [True, True]
+            await asyncio.sleep(0.05)
+        assert not node.held[2]
+        await synchronous_cluster.resume(1)
+        await eventually(lambda: all(node.held))
+    await synchronous_cluster.wait_caught_up()
+    await nothing_is_left(synchronous_cluster)
+
+
+async def test_a_node_starts_without_a_replica_that_is_away_and_takes_its_lease_once_it_is_back(
+    few: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    await few.kill(1)
+    async with FleetNode(few, "n-1", demand=4) as node:
+        assert node.held == [True, True, False]
+        assert node.open == [4, 4, 0]
+        assert [record.message for record in caplog.records].count("lease.not_taken") == 1
+
+        await few.restart(1)
+        await eventually(lambda: all(node.held) and node.open == [4, 4, 4])
+
+
+async def test_a_server_the_node_cannot_do_without_is_not_optional(few: Cluster) -> None:
+    await few.kill(1)
+    node = FleetNode(few, "n-1", demand=4, optional=False)
+    with pytest.raises(DatabaseDown, match="cannot be reached by n-1"):
+        await node.__aenter__()
+    await node.__aexit__()
+
+
+async def test_what_cannot_work_is_told_once_where_the_server_is_optional_and_nothing_is_held(
+    server: LocalServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    holder = Holder(server.service, "n-1", demand=4, settings=replace(QUICK, nodes_max=15), optional=True)
+    async with holder:
+        await asyncio.sleep(4 * QUICK.renew_s)
+        told = [record.__dict__["why"] for record in caplog.records if record.message == "lease.misconfigured"]
+        assert (holder.lease.held, holder.lease.granted, holder.open) == (False, 0, [])
+        assert len(told) == 1
+        assert "run at most 14 nodes" in told[0]
+        async with administrator_of(server) as administrator:
+            assert await administrator.fetchval("select count(*) from connection_leases") == 0
+
+
+async def test_the_lease_for_a_replica_waits_for_a_connection_to_where_leases_are_kept(few: Cluster) -> None:
+    async with FleetNode(few, "n-1", demand=4) as node:
+        replica = node.holders[1].lease
+        raw = node.holders[0].lease._raw
+        assert raw is not None
+        raw.terminate()
+        with pytest.raises(ConnectionError, match="no connection now"):
+            await replica._ask()
+
+        await eventually(lambda: node.holders[0].lease._raw is not raw)
+        for _ in range(40):
+            assert all(node.held)
+            await asyncio.sleep(0.05)
+        assert replica.failure is None
+
+
+async def test_cancelled_anywhere_a_lease_leaves_the_others_connection_usable_or_closed(few: Cluster) -> None:
+    node = FleetNode(few, "n-1", demand=4)
+    for holder in node.holders:
+        await holder.lease.__aenter__()
+    primary, replica = node.holders[0].lease, node.holders[1].lease
+    kept = 0
+    for step in range(60):
+        asking = asyncio.create_task(replica._ask())
+        await asyncio.sleep(step / 5000)
+        asking.cancel()
+        await asyncio.wait([asking], timeout=5)
+        assert asking.done()
+        raw = primary._raw
+        assert raw is not None
+        if not raw.is_closed():
+            kept += 1
+            assert not raw.is_in_transaction()
+        async with asyncio.timeout(5):
+            await primary._ask()
+            await replica._ask()
+    assert kept > 10
+    assert await ask(few.primary, "select count(*) from pg_locks where locktype = 'advisory'") == 0
+    for holder in reversed(node.holders):
+        await holder.lease.__aexit__(None, None, None)
+
+
+async def test_after_a_failover_leases_go_on_through_the_new_primary(open_directory: Callable[[], Path]) -> None:
+    async with Cluster(open_directory(), extra=FEW) as cluster:
+        await migrate(cluster.primary)
+        await cluster.wait_caught_up()
+        async with AsyncExitStack() as stack:
+            nodes = [await stack.enter_async_context(FleetNode(cluster, f"n-{n}", demand=50)) for n in (1, 2)]
+            await eventually(lambda: all(min(node.open) > 10 for node in nodes))
+            # The last the replica heard of is a while ago.
+            await cluster.kill_primary()
+            await cluster.promote(0)
+            promoted_s = monotonic_s()
+            for node in nodes:
+                node.writer = 1
+
+            def go_on() -> bool:
+                renewed = all(holder.lease.failure is None for node in nodes for holder in node.holders[1:])
+                return renewed and all(node.held[1:] == [True, True] and min(node.open[1:]) > 10 for node in nodes)
+
+            await eventually(go_on)
+            assert monotonic_s() - promoted_s < 5.0
+            kept = "select count(*) >= 4 from connection_leases where expires_at > clock_timestamp()"
+            assert await ask(cluster.primary, kept)
+            await eventually(lambda: all((node.held[0], node.open[0]) == (False, 0) for node in nodes))
+            # Nobody can give back what was for the old primary: it ends.
+            gone = "select count(*) = 4 from connection_leases where expires_at > clock_timestamp()"
+            async with asyncio.timeout(PATIENT.ttl_s):
+                while not await ask(cluster.primary, gone):
+                    await asyncio.sleep(0.05)
+            for place in (1, 2):
+                assert sum((await seen(cluster, place)).values()) <= ALLOWED
+        await nothing_is_left(cluster, places=(1, 2))
 
 
 # Starting.

@@ -602,6 +602,146 @@ async def test_a_smaller_pool_closes_what_is_too_many_before_it_says_so(server: 
     assert (pool.lent, pool.idle, len(server.open)) == (0, 1, 1)
 
 
+async def test_of_a_pool_made_smaller_only_what_is_too_many_is_closed_and_nothing_opened_again(
+    server: FakeServer,
+) -> None:
+    pool = a_pool(10)
+    release = asyncio.Event()
+    served = 0
+
+    async def borrow() -> None:
+        nonlocal served
+        async with pool.connection(deadline_s=soon()):
+            await release.wait()
+        served += 1
+
+    borrowers = [asyncio.create_task(borrow()) for _ in range(14)]
+    while len(server.open) < 10:
+        await asyncio.sleep(0)
+    resizing = asyncio.create_task(pool.resize(7))
+    await asyncio.sleep(0)
+    release.set()  # all come back in the same moment
+
+    await asyncio.wait_for(resizing, 5)
+    assert len(server.open) == 7
+    await asyncio.gather(*borrowers)
+    assert (served, server.connects, pool.lent, pool.idle) == (14, 10, 0, 7)
+
+
+async def test_idle_connections_are_closed_before_any_that_is_lent_is_waited_for(server: FakeServer) -> None:
+    pool = a_pool(4)
+    release = asyncio.Event()
+
+    async def borrow() -> None:
+        async with pool.connection(deadline_s=soon()):
+            await release.wait()
+
+    first = [asyncio.create_task(borrow()) for _ in range(4)]
+    while len(server.open) < 4:
+        await asyncio.sleep(0)
+    release.set()
+    await asyncio.gather(*first)
+    release.clear()
+    holding = [asyncio.create_task(borrow()) for _ in range(2)]
+    await asyncio.sleep(0)
+
+    await asyncio.wait_for(pool.resize(2), 5)
+
+    assert (pool.lent, pool.idle, len(server.open)) == (2, 0, 2)
+    release.set()
+    await asyncio.gather(*holding)
+    assert (pool.lent, pool.idle, server.connects) == (0, 2, 4)
+
+
+async def test_a_pool_made_larger_again_keeps_what_it_was_about_to_close(server: FakeServer) -> None:
+    pool = a_pool(3)
+    release = asyncio.Event()
+
+    async def borrow() -> None:
+        async with pool.connection(deadline_s=soon()):
+            await release.wait()
+
+    borrowers = [asyncio.create_task(borrow()) for _ in range(3)]
+    while len(server.open) < 3:
+        await asyncio.sleep(0)
+    resizing = asyncio.create_task(pool.resize(1))
+    await asyncio.sleep(0)
+    release.set()
+    await asyncio.gather(*borrowers)
+    assert pool.lent == 2, "two are on their way out"
+
+    await pool.resize(3)
+    await asyncio.wait_for(resizing, 5)
+    await settled(pool)
+
+    assert (pool.idle, len(server.open), server.connects) == (3, 3, 3)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    sizes=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 5)), min_size=1, max_size=6),
+    borrowers=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 6), st.booleans()), max_size=12),
+)
+def test_resized_at_any_moment_a_pool_has_what_it_may_and_serves_everybody(
+    sizes: list[tuple[int, int]], borrowers: list[tuple[int, int, bool]]
+) -> None:
+    async def scenario() -> None:
+        server = FakeServer()
+        pool = a_pool(4)
+        resizing: list[tuple[int, asyncio.Task[None]]] = []
+
+        async def borrow(start: int, length: int, *, fails: bool) -> None:
+            for _ in range(start):
+                await asyncio.sleep(0)
+            with suppress(ZeroDivisionError):
+                async with pool.connection(deadline_s=soon()):
+                    for _ in range(length):
+                        await asyncio.sleep(0)
+                    if fails:
+                        raise ZeroDivisionError
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(asyncpg, "connect", server.connect)
+            tasks = [asyncio.create_task(borrow(start, length, fails=fails)) for start, length, fails in borrowers]
+            allowed = 4
+            for size, pause in sizes:
+                # As a lease does: one at a time.
+                for _, earlier in resizing:
+                    earlier.cancel()
+                    await asyncio.wait([earlier])
+                allowed = max(size, pool.size, pool.lent + pool.idle, len(server.open))
+                resizing = [(size, asyncio.create_task(pool.resize(size)))]
+                for _ in range(pause):
+                    await asyncio.sleep(0)
+                    assert len(server.open) <= allowed
+            resizing[0][1].cancel()
+            await asyncio.wait([resizing[0][1]])
+            async with asyncio.timeout(5):
+                await pool.resize(3)
+            assert len(server.open) <= 3
+            async with asyncio.timeout(5):
+                await asyncio.gather(*tasks)
+            await settled(pool)
+            assert pool.idle == len(server.open) <= 3
+            await pool.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.usefixtures("server")
+async def test_a_pool_knows_how_much_was_lent_at_the_most_since_it_was_asked_last() -> None:
+    pool = a_pool(5)
+
+    async def borrow() -> None:
+        async with pool.connection(deadline_s=soon()):
+            await asyncio.sleep(0)
+
+    await asyncio.gather(*(borrow() for _ in range(3)))
+    assert (pool.take_most_lent(), pool.take_most_lent()) == (3, 0)
+    async with all_lent(pool):
+        assert (pool.take_most_lent(), pool.take_most_lent()) == (1, 1)
+
+
 @pytest.mark.usefixtures("server")
 async def test_a_pool_that_may_have_no_connection_yet_serves_who_waits_once_it_may() -> None:
     pool = a_pool(0)

@@ -7,6 +7,7 @@ stand in `.sql` files beside the modules that need them.
 from seawall.database.balancer import Balancer, find_primary
 from seawall.database.database import Database, DatabaseSettings, Transaction
 from seawall.database.endpoint import Endpoint
+from seawall.database.pool import Pool
 from seawall.database.queries import Queries, Query, load_queries
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Database",
     "DatabaseSettings",
     "Endpoint",
+    "Pool",
     "Queries",
     "Query",
     "Transaction",

@@ -109,7 +109,7 @@ class Balancer:
         """
         async with AsyncExitStack() as stack:
             while True:
-                server = await self._wait_for_primary(deadline_s)
+                server = await self.wait_for_primary(deadline_s)
                 try:
                     connection = await stack.enter_async_context(
                         server.pool.connection(deadline_s=deadline_s, query=query, site=site, admitted_as=admitted_as)
@@ -122,7 +122,12 @@ class Balancer:
                     await asyncio.sleep(RETRY_PAUSE_S)
             yield connection
 
-    async def _wait_for_primary(self, deadline_s: float) -> Server:
+    async def wait_for_primary(self, deadline_s: float) -> Server:
+        """Return the server that takes writes, once it was seen.
+
+        Raises:
+            DatabaseDown: none was in time.
+        """
         with suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, deadline_s - monotonic_s())):
                 while self.primary is None:

@@ -8,6 +8,9 @@ Three rules keep the sum of what is granted below the allowance at every moment:
     a node grows only into what nobody has been granted, however unfair the division is just then;
     a node's grant counts in full until it says that it has closed what it was asked to close;
     what is open without a lease (of a node that died, or was paused) counts for as long as it is open.
+
+What a node wants follows what it does (`useful`): a fleet in which everybody wants everything has idle
+nodes keep what the busy ones lack.
 """
 
 import heapq
@@ -24,6 +27,10 @@ FLOOR: Final = 2
 
 HEADROOM_PERCENT: Final = 10
 """Of `max_connections`: for those who come between two looks at the server, and for the operator."""
+
+
+SPARE_DIVISOR: Final = 4
+"""One to spare for so many in use: a burst between two looks should find a connection."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +100,30 @@ class Decision:
     free: int
 
 
+def useful(*, size: int, lent: int, waiting: int, waited: bool, least: int, most: int) -> int:
+    """Return how many connections a pool could use, going by what it did since it was last asked.
+
+    Args:
+        size: how many it may have now.
+        lent: how many were out at the most, at one time.
+        waiting: how many tasks wait for one now.
+        waited: whether any task had to wait. How many more would have come is not known: then it asks for twice
+            as many, and is asked again soon.
+        least: it never wants fewer.
+        most: it never wants more.
+
+    >>> useful(size=8, lent=8, waiting=0, waited=False, least=2, most=20)
+    10
+    >>> useful(size=8, lent=8, waiting=1, waited=True, least=2, most=20)
+    16
+    """
+    busy = lent + waiting
+    wanted = busy + -(-busy // SPARE_DIVISOR)
+    if waited or waiting:
+        wanted = max(wanted, 2 * size)
+    return min(most, max(least, wanted))
+
+
 def allowance(limits: Limits, *, foreign: int = 0, foreign_of_role: int = 0) -> int:
     """Return how many connections the fleet may have on a server: the least of what binds it.
 
@@ -151,11 +182,12 @@ def shares(claims: Sequence[Claim], *, allowance: int, floor: int = FLOOR) -> li
     return given
 
 
-def room(limits: Limits, activity: Activity, claims: Sequence[Claim], *, nodes_max: int) -> int:
+def room(limits: Limits, activity: Activity, claims: Sequence[Claim], *, nodes_max: int, beside: int = 1) -> int:
     """Return how many connections may be granted now, all nodes together.
 
     That is the allowance, less what of ours is open beyond any grant (the keeper's; those of a node whose lease
-    ended while it was paused), less one for each node that is not there yet: it must connect before it can ask.
+    ended while it was paused), less those `beside` the pool for each node that is not there yet: it must connect
+    before it can ask.
     """
     granted: dict[str, int] = {}
     for claim in claims:
@@ -166,14 +198,22 @@ def room(limits: Limits, activity: Activity, claims: Sequence[Claim], *, nodes_m
         if node in granted:
             strays += max(0, working + asking - granted[node])
         else:
-            strays += working
-            joining += asking
+            about_to_ask = min(working + asking, beside * asking)
+            strays += working + asking - about_to_ask
+            joining += about_to_ask
     allowed = allowance(limits, foreign=activity.foreign, foreign_of_role=activity.foreign_of_role)
-    return max(0, allowed - strays - max(joining, nodes_max - len(claims), 0))
+    return max(0, allowed - strays - max(joining, beside * (nodes_max - len(claims)), 0))
 
 
 def decide(
-    limits: Limits, activity: Activity, claims: Sequence[Claim], *, mine: int, nodes_max: int, floor: int = FLOOR
+    limits: Limits,
+    activity: Activity,
+    claims: Sequence[Claim],
+    *,
+    mine: int,
+    nodes_max: int,
+    floor: int = FLOOR,
+    beside: int = 1,
 ) -> Decision:
     """Return what a node may have, given what all are known to have.
 
@@ -186,8 +226,9 @@ def decide(
         mine: the place among `claims` of the node that asks.
         nodes_max: how many nodes there may be at the most.
         floor: what every node needs.
+        beside: how many of those it opens before, and beside, the ones it works with.
     """
-    there = room(limits, activity, claims, nodes_max=nodes_max)
+    there = room(limits, activity, claims, nodes_max=nodes_max, beside=beside)
     share = shares(claims, allowance=there, floor=floor)[mine]
     free = there - sum(claim.granted for place, claim in enumerate(claims) if place != mine)
     return Decision(share=share, granted=max(claims[mine].granted, min(share, free)), free=free)

@@ -11,7 +11,12 @@ clock leap, its open connections are still seen in `pg_stat_activity`, and count
 left is what a paused node was about to open: until it notices, a moment after it goes on, it may open some of
 it. For that there is the headroom, and in the end the role's `CONNECTION LIMIT`.
 
-A lease is for a server itself: behind PgBouncer it would count the pooler's clients.
+A lease is for a server itself: behind PgBouncer it would count the pooler's clients. A replica has limits
+and strangers of its own, but cannot keep a table: leases for it are written down where writes go, over the
+connection of the lease the node has there, so that a fleet with many replicas opens nothing more on the
+primary. The replica is asked in the middle of that, and must answer at once: who waits for a replica that
+does not must not be who needs the primary. When another server takes the writes, its table is used from
+then on. It may know less than the one before did; then what is open counts, as for any lease that was lost.
 """
 
 import asyncio
@@ -19,21 +24,23 @@ import logging
 import random
 import uuid
 import zlib
-from collections import Counter
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 import asyncpg
 
 from seawall.clock import monotonic_s
-from seawall.database.budget import FLOOR, Activity, Claim, Decision, Limits, check, decide
+from seawall.database.budget import FLOOR, Activity, Claim, Decision, Limits, check, decide, useful
 from seawall.database.endpoint import Endpoint
-from seawall.database.pool import CONNECTION_LOST
+from seawall.database.pool import CONNECTION_LOST, Pool
 from seawall.database.queries import load_queries
-from seawall.errors import DatabaseDown, SeawallError
+from seawall.errors import DatabaseDown, Misconfigured, SeawallError
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +61,12 @@ EAGER_S: Final = 0.5
 
 PAUSED_SHARE: Final = 0.5
 """How much of the margin a node may be paused in the middle of a decision, when all others wait for it."""
+
+ANSWER_SHARE: Final = PAUSED_SHARE / 2
+"""How much of the margin a server may take to answer when others of the node, or other nodes, wait for it."""
+
+NEEDED_S: Final = 30.0
+"""How long a node keeps what it does not need any more."""
 
 NODES_MAX: Final = 8
 """How many nodes there may be when nobody says otherwise."""
@@ -103,6 +116,11 @@ class LeaseSettings:
         if self.nodes_max < 1 or self.keeper_connections < 0 or self.weight < 1:
             raise ValueError("there is a node at least, and no weight and no number of connections below nothing")
 
+    @property
+    def answer_s(self) -> float:
+        """How long a server may take to answer in the middle of a decision."""
+        return self.margin_s * ANSWER_SHARE
+
 
 class Lease:
     """What one node may have open on one server. State: its own connection, what is granted, until when.
@@ -111,7 +129,8 @@ class Lease:
     one less. The pool starts with no connections and opens only what `resize` allows.
 
     When the block cannot be entered nothing is held. When it ends, the pool is empty and the share is free for
-    others; if the pool cannot be emptied in time, the share is free when the lease ends.
+    others; if the pool cannot be emptied in time, the share is free when the lease ends. Leases whose table is
+    elsewhere must be left before the one whose connection they use, or theirs are free only when they end.
     """
 
     def __init__(
@@ -123,6 +142,9 @@ class Lease:
         resize: Callable[[int], Awaitable[None]],
         deadline_s: float,
         settings: LeaseSettings | None = None,
+        table: "Callable[[], Lease] | None" = None,
+        beside: int = 1,
+        optional: bool = False,
     ) -> None:
         """Prepare a lease; nothing is asked for before the block is entered.
 
@@ -133,7 +155,14 @@ class Lease:
             resize: makes the pool have no more connections than so many; returns when the others are closed.
             deadline_s: when to give up entering the block, on the monotonic clock.
             settings: see there.
+            table: says which of the node's leases is for the server that takes writes now: all leases are written
+                down there. None: this one.
+            beside: how many connections the node has on this server beside its pool's, the lease's own among them.
+                All nodes must agree.
+            optional: the node can do without this server: entering the block never fails because of it.
         """
+        if beside < 1:
+            raise ValueError("the lease's own connection is beside the pool's")
         if not name.isascii() or not name.isprintable() or " " in name or not 0 < len(name) <= NAME_MAX:
             raise ValueError(f"a node's name is one word of at most {NAME_MAX} plain characters, not {name!r}")
         self.name = name
@@ -147,12 +176,20 @@ class Lease:
         self._demand = demand
         self._resize = resize
         self._deadline_s = deadline_s
+        self._table = table or (lambda: self)
+        self._beside = beside
+        self._floor = max(FLOOR, beside + 1)
+        self._optional = optional
+        self._fits = False
+        # One lease of the node at a time has a transaction on this one's connection.
+        self._turn = asyncio.Lock()
         self._raw: asyncpg.Connection[asyncpg.Record] | None = None
         self._share = 0
         self._aim = 0
-        # What the pool was last told and has obeyed, and what it is being told.
+        # What the pool was last told, and has obeyed or may have; and what it is being told.
         self._told = 0
         self._telling = 0
+        self._obeyed = True
         self._resizing: asyncio.Task[None] | None = None
         self._ends_s = 0.0
         self._gave_up = True
@@ -168,7 +205,7 @@ class Lease:
     @property
     def held(self) -> bool:
         """Whether the node may work: its lease has not ended, and is for more than itself."""
-        return monotonic_s() < self._ends_s and self.granted >= FLOOR
+        return monotonic_s() < self._ends_s and self.granted >= self._floor
 
     @property
     def granted(self) -> int:
@@ -183,13 +220,14 @@ class Lease:
     @property
     def _kept(self) -> int:
         """How many connections may be open, whatever the lease says: what others must count."""
-        return 1 + max(self._told, self._telling)
+        return self._beside + max(self._told, self._telling)
 
     async def __aenter__(self) -> Self:
         """Open the connection, ask for a share for the first time, and tell the pool.
 
         The share may be too small still, because others must make room first: `run` sees to that, and `held`
-        says when it is done.
+        says when it is done. Where the server is optional, so is all of it: nothing is raised, nothing is held,
+        and `run` goes on asking.
 
         Raises:
             Misconfigured: the server's limits and the number of nodes do not fit; the message has the numbers.
@@ -197,6 +235,15 @@ class Lease:
         """
         try:
             await self._ask_first()
+        except (DatabaseDown, Misconfigured) as failure:
+            if not self._optional:
+                await self._leave()
+                raise
+            self._ends_s = 0.0
+            if isinstance(failure, DatabaseDown):
+                log.warning("lease.not_taken", extra={"node": self.name, "why": str(failure)})
+            self._note_failure(failure.__cause__ or failure)
+            await self._empty()
         except BaseException:
             await self._leave()
             raise
@@ -224,13 +271,7 @@ class Lease:
         for attempt in range(CONNECTS_MAX):
             try:
                 async with asyncio.timeout(self._deadline_s - monotonic_s()):
-                    raw = await self._connected()
-                    check(
-                        await _limits(raw),
-                        nodes_max=self.settings.nodes_max,
-                        keeper_connections=self.settings.keeper_connections,
-                    )
-                    await self._ask(raw)
+                    await self._ask()
                     self._telling = self._aim
                     await self._resize(self._telling)
                     self._told_is(self._aim)
@@ -242,7 +283,6 @@ class Lease:
                     self.failure = failure
             except asyncpg.PostgresError as failure:
                 raise DatabaseDown(f"The database refuses to lease connections to {self.name}: {failure}") from failure
-            self._drop()
             pause_s = _jittered(min(CONNECT_PAUSE_S * 2**attempt, CONNECT_PAUSE_MAX_S))
             if monotonic_s() + pause_s >= self._deadline_s:
                 break
@@ -262,43 +302,60 @@ class Lease:
             patience_s = min(patience_s, self._ends_s - now_s)
         try:
             async with asyncio.timeout(patience_s):
-                await self._ask(await self._connected())
-        except FAILURES as failure:
-            self._drop()
-            if self.failure is None:
-                log.warning("lease.not_renewed", extra={"node": self.name, "error": repr(failure)})
-            self.failure = failure
-            pause_s = min(CONNECT_PAUSE_S * 2**self._failures, CONNECT_PAUSE_MAX_S, self.settings.renew_s)
-            self._failures = min(self._failures + 1, CONNECTS_MAX)
-            self._next_s = monotonic_s() + _jittered(pause_s)
+                await self._ask()
+        except (*FAILURES, Misconfigured) as failure:
+            self._note_failure(failure)
             return
         if monotonic_s() < self._ends_s:
             self._gave_up = False
             self._tell()
 
-    async def _ask(self, raw: "asyncpg.Connection[asyncpg.Record]") -> None:
-        """Say what is wanted, and learn what is granted and until when."""
-        settings, kept, demand = self.settings, self._kept, 1 + max(0, self._demand())
+    async def _ask(self) -> None:
+        """Say what is wanted, and learn what is granted and until when.
+
+        Raises:
+            Misconfigured: at first only, when nothing has been asked for: it cannot work.
+        """
+        settings, kept, demand = self.settings, self._kept, self._beside + max(0, self._demand())
+        # Just after a failover another lease may have come to use our connection: one of us is refused, and comes back.
+        own, table = await self._connected(), self._table()
+        limits = None
+        if table is not self or not self._fits:
+            # Before anything is locked: a server that does not answer is to be waited for by nobody else.
+            limits = await self._hear(_limits(own))
+            self._check(limits)
         asked_s = monotonic_s()
-        async with raw.transaction():
+        async with table._transaction() as raw:
             await _fetch(raw, "decide_alone", LOCK_CLASS, _lock_number(self._server))
             await _fetch(raw, "forget_expired", self._server)
             rows = await _fetch(raw, "leases", self._server)
             places = [row["incarnation"] for row in rows]
-            own = Claim(node=self.name, demand=demand, granted=kept, weight=settings.weight)
-            forgotten = self._incarnation not in places
-            if forgotten:
+            known = self._incarnation in places
+            if not known:
                 places.append(self._incarnation)
             mine = places.index(self._incarnation)
+            remembered = rows[mine]["granted"] if known else 0
             claims = [
                 Claim(node=row["node"], demand=row["demand"], granted=row["granted"], weight=row["weight"])
                 for row in rows
             ]
-            claims[mine : mine + 1] = [own]
-            decision = decide(await _limits(raw), await _activity(raw), claims, mine=mine, nodes_max=settings.nodes_max)
-            if forgotten and kept > max(1, decision.free):
-                # The lease ended unnoticed (the database's clock leapt, a replica was promoted that had not heard
-                # of it), and others have been granted what the pool still has.
+            claims[mine : mine + 1] = [Claim(node=self.name, demand=demand, granted=kept, weight=settings.weight)]
+            if table is self:
+                limits, activity = await _limits(raw), await _activity(raw)
+            else:
+                async with asyncio.timeout(settings.answer_s):
+                    activity = await self._hear(_activity(own))
+            assert limits is not None
+            decision = decide(
+                *(limits, activity, claims),
+                mine=mine,
+                nodes_max=settings.nodes_max,
+                floor=self._floor,
+                beside=self._beside,
+            )
+            if kept > max(self._beside, remembered, decision.free):
+                # The lease ended unnoticed (the database's clock leapt), or a replica was promoted that had heard of
+                # an older one or of none, and others have been granted what the pool still has.
                 self._ends_s = self._next_s = 0.0
                 return
             await _fetch(
@@ -309,21 +366,46 @@ class Lease:
             )
         self._note(decision, asked_s)
 
+    def _check(self, limits: Limits) -> None:
+        """Refuse what cannot work, until it could once: what changes later must not end a node that serves."""
+        if not self._fits:
+            check(
+                limits,
+                nodes_max=self.settings.nodes_max,
+                keeper_connections=self.settings.keeper_connections,
+                floor=self._floor,
+            )
+            self._fits = True
+
+    def _note_failure(self, failure: BaseException) -> None:
+        """Write down why it was not renewed, once until it is; say when to ask again."""
+        if isinstance(failure, Misconfigured):
+            if str(failure) != str(self.failure):
+                log.warning("lease.misconfigured", extra={"node": self.name, "why": str(failure)})
+            pause_s = self.settings.renew_s
+        else:
+            if self.failure is None or isinstance(self.failure, Misconfigured):
+                log.warning("lease.not_renewed", extra={"node": self.name, "error": repr(failure)})
+            pause_s = min(CONNECT_PAUSE_S * 2**self._failures, CONNECT_PAUSE_MAX_S, self.settings.renew_s)
+            self._failures = min(self._failures + 1, CONNECTS_MAX)
+        self.failure = failure
+        self._next_s = monotonic_s() + _jittered(pause_s)
+
     def _note(self, decision: Decision, asked_s: float) -> None:
         if self.failure is not None:
             log.info("lease.renewed", extra={"node": self.name, "granted": decision.granted})
         self.failure, self._failures = None, 0
         self._share = decision.share
-        self._aim = max(0, min(decision.share, decision.granted) - 1)
+        self._aim = max(0, min(decision.share, decision.granted) - self._beside)
         self._ends_s = asked_s + self.settings.ttl_s - self.settings.margin_s
-        waits_for_others = decision.granted < max(decision.share, FLOOR)
+        waits_for_others = decision.granted < max(decision.share, self._floor)
         self._next_s = asked_s + _jittered(self.settings.eager_s if waits_for_others else self.settings.renew_s)
 
     # Telling the pool.
 
     def _tell(self) -> None:
         """Make the pool larger or smaller, beside the renewals: closing waits for those who hold connections."""
-        if self._resizing is None and self._aim != self._told:
+        if self._resizing is None and (self._aim != self._told or not self._obeyed):
             self._telling = self._aim
             self._resizing = asyncio.create_task(self._resize_to(self._aim), name=f"resize for {self.name}")
 
@@ -335,32 +417,37 @@ class Lease:
         except (*FAILURES, SeawallError) as failure:
             log.warning("lease.pool_not_resized", extra={"node": self.name, "size": size, "error": repr(failure)})
         finally:
-            self._told_is(size if obeyed else max(before, size))
+            self._told_is(size if obeyed else max(before, size), obeyed=obeyed)
         if obeyed and size < before:
             # Others wait to hear of it.
             self._next_s = 0.0
             self._awake.set()
 
-    def _told_is(self, size: int) -> None:
-        self._told, self._telling, self._resizing = size, 0, None
+    def _told_is(self, size: int, *, obeyed: bool = True) -> None:
+        self._told, self._telling, self._obeyed, self._resizing = size, 0, obeyed, None
 
     async def _stop_resizing(self) -> None:
         if self._resizing is not None:
             self._resizing.cancel()
             await asyncio.wait([self._resizing], timeout=self.settings.margin_s)
             # A task that was cancelled before it began has noted nothing. The pool may be either size.
-            self._told_is(max(self._told, self._telling))
+            self._told_is(max(self._told, self._telling), obeyed=False)
 
     async def _give_up(self) -> None:
         """Empty the pool, because the lease ends: from here on others may count on it."""
         self._gave_up = True
         log.warning("lease.given_up", extra={"node": self.name, "granted": self._kept, "error": repr(self.failure)})
         await self._stop_resizing()
+        await self._empty()
+
+    async def _empty(self) -> None:
+        """Close what the pool has, within the margin; what could not be closed counts as open."""
         try:
             async with asyncio.timeout(self.settings.margin_s):
                 await self._resize(0)
             self._told_is(0)
         except (*FAILURES, SeawallError) as failure:
+            self._told_is(max(self._told, self._telling), obeyed=False)
             log.warning("lease.pool_not_emptied", extra={"node": self.name, "error": repr(failure)})
 
     async def _leave(self) -> None:
@@ -370,17 +457,66 @@ class Lease:
             await self._stop_resizing()
             async with asyncio.timeout(self.settings.margin_s):
                 await self._resize(0)
+                table = self._table()
+                if table._is_connected:
+                    async with table._transaction() as raw:
+                        await _fetch(raw, "decide_alone", LOCK_CLASS, _lock_number(self._server))
+                        await _fetch(raw, "give_back", self._server, self.name, self._incarnation)
                 if self._raw is not None and not self._raw.is_closed():
-                    async with self._raw.transaction():
-                        await _fetch(self._raw, "decide_alone", LOCK_CLASS, _lock_number(self._server))
-                        await _fetch(self._raw, "give_back", self._server, self.name, self._incarnation)
-                    await self._raw.close(timeout=CLOSE_TIMEOUT_S)
+                    async with self._turn:
+                        await self._raw.close(timeout=CLOSE_TIMEOUT_S)
         except (*FAILURES, SeawallError) as failure:
             log.warning("lease.left_to_expire", extra={"node": self.name, "error": repr(failure)})
         finally:
             self._drop()
 
     # The lease's own connection.
+
+    @property
+    def _is_connected(self) -> bool:
+        return self._raw is not None and not self._raw.is_closed()
+
+    @asynccontextmanager
+    async def _transaction(self) -> "AsyncIterator[asyncpg.Connection[asyncpg.Record]]":
+        """Lend the connection for one transaction, to one lease of the node at a time.
+
+        Whatever ends the block, the connection is as it was, or closed, and the next one gets another.
+
+        Raises:
+            ConnectionError: there is none now.
+        """
+        async with self._turn:
+            raw = self._raw
+            if raw is None or raw.is_closed():
+                raise ConnectionError("there is no connection now to the server that keeps the leases")
+            transaction = raw.transaction()
+            try:
+                await transaction.start()
+                yield raw
+                await transaction.commit()
+            except BaseException as error:
+                clean = False
+                try:
+                    # One that leads to a replica now is of no use. A broken one may be another server's.
+                    if not raw.is_closed() and not isinstance(error, asyncpg.ReadOnlySQLTransactionError):
+                        # Nobody else would end this, after a cancellation.
+                        async with asyncio.timeout(self.settings.answer_s):
+                            await transaction.rollback()
+                        clean = True
+                except FAILURES:
+                    pass  # `clean` says so.
+                finally:
+                    if not clean:
+                        raw.terminate()
+                raise
+
+    async def _hear(self, answer: Awaitable[T]) -> T:
+        """Return what our own server answers; a connection that does not is dropped."""
+        try:
+            return await answer
+        except BaseException:
+            self._drop()
+            raise
 
     async def _pause(self) -> None:
         """Wait until it is time to renew or to give up, or somebody has closed what others wait for."""
@@ -393,6 +529,7 @@ class Lease:
     async def _connected(self) -> "asyncpg.Connection[asyncpg.Record]":
         """Return the connection, opened anew if it broke."""
         if self._raw is None or self._raw.is_closed():
+            self._raw = None
             settings = self.settings
             self._raw = await asyncpg.connect(
                 **self._endpoint.connect_arguments(),
@@ -405,6 +542,9 @@ class Lease:
                     # A node that is paused while it decides must not keep all others from renewing.
                     "idle_in_transaction_session_timeout": _milliseconds(settings.margin_s * PAUSED_SHARE),
                     "client_connection_check_interval": "1s",
+                    # A replica that does not answer must not end the leases: what a new primary has not heard of is
+                    # handled, and what is lost with a crash was open on the server that crashed.
+                    "synchronous_commit": "local",
                     "timezone": "UTC",
                 },
             )
@@ -414,6 +554,50 @@ class Lease:
         if self._raw is not None:
             self._raw.terminate()
             self._raw = None
+
+
+class Need:
+    """What one pool could use: the most of what it could have used of late. State: those answers, oldest first.
+
+    Call it for the number, once for each renewal. It grows at once, and shrinks only after `NEEDED_S`: to close
+    connections and open them again costs more than to keep them between two bursts. A pool that is younger than
+    that wants all it may have: nobody knows what will come, and a node often starts because there is much to do.
+    """
+
+    def __init__(self, pool: Pool, *, most: int, least: int = FLOOR) -> None:
+        self._pool = pool
+        self._most = most
+        self._least = min(least, most)
+        self._turns = 0
+        # Only those that no later one exceeds: the first is the greatest.
+        self._lately: deque[tuple[float, int]] = deque([(monotonic_s(), most)])
+
+    def __repr__(self) -> str:
+        return f"<Need {self._lately[0][1]} of {self._least} to {self._most}>"
+
+    def __call__(self) -> int:
+        """Return how many connections the pool could use now or could have used of late."""
+        pool, counts = self._pool, self._pool.room.counts
+        turns = counts.served + counts.shed + counts.refused
+        wanted = useful(
+            size=pool.size,
+            lent=pool.take_most_lent(),
+            waiting=pool.waiting,
+            waited=turns > self._turns,
+            least=self._least,
+            most=self._most,
+        )
+        self._turns = turns
+        return self.at(monotonic_s(), wanted)
+
+    def at(self, now_s: float, wanted: int) -> int:
+        """Note that so many are wanted now; return what was wanted at the most since `NEEDED_S` ago."""
+        while self._lately and self._lately[-1][1] <= wanted:
+            self._lately.pop()
+        self._lately.append((now_s, wanted))
+        while self._lately[0][0] < now_s - NEEDED_S:
+            self._lately.popleft()
+        return self._lately[0][1]
 
 
 async def _fetch(raw: "asyncpg.Connection[asyncpg.Record]", name: str, *arguments: object) -> list[asyncpg.Record]:

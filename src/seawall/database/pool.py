@@ -202,6 +202,9 @@ class Pool:
         self._connecting = asyncio.Semaphore(CONNECTS_AT_ONCE)
         self._driver_connection = _bounded_cancels(self.counts)
         self._settling: set[asyncio.Task[None]] = set()
+        # Those among the lent that are one too many and will be closed. What they are is counted once only.
+        self._leaving: set[Connection] = set()
+        self._most_lent = 0
         self._maintaining: asyncio.Task[None] | None = None
         self._fewer = asyncio.Event()
         self._sweep: asyncio.TimerHandle | None = None
@@ -256,9 +259,15 @@ class Pool:
         self.size = size
         while self._lent < self.size and self._lend_to_next():
             self._lent += 1
-        while self._lent + len(self._idle) > self.size:
-            if self._idle:
-                await _close(self._idle.pop())
+        while (too_many := self._lent + len(self._idle) - self.size) > 0:
+            # At once: a server that does not answer must not make each of them wait.
+            surplus = [self._idle.pop() for _ in range(min(len(self._idle), too_many - len(self._leaving)))]
+            if surplus:
+                try:
+                    await asyncio.gather(*(_close(connection) for connection in surplus))
+                finally:
+                    for connection in surplus:
+                        connection.raw.terminate()  # of no effect but when we are cancelled
             else:
                 self._fewer.clear()
                 await self._fewer.wait()
@@ -273,6 +282,11 @@ class Pool:
             if hold.end is not None:
                 hold.end()
         self.room.dismiss(DatabaseDown("Another server does this one's work."), now_s=monotonic_s())
+
+    def take_most_lent(self) -> int:
+        """Return how many connections were out at the most, at one time, since this was asked last."""
+        most, self._most_lent = max(self._most_lent, self._lent), self._lent
+        return most
 
     async def close(self) -> None:
         """Close every idle connection; those lent are closed when they come back."""
@@ -358,9 +372,16 @@ class Pool:
 
     def _pass_on(self) -> None:
         """Hand one place to whoever is next, or free it."""
-        if self._lent > self.size or not self._lend_to_next():
+        self._most_lent = max(self._most_lent, self._lent)
+        if self._one_is_too_many or not self._lend_to_next():
             self._lent -= 1
-            self._fewer.set()
+        # Whoever is next takes an idle connection, and that makes fewer, too.
+        self._fewer.set()
+
+    @property
+    def _one_is_too_many(self) -> bool:
+        """Whether one more of those lent must be closed to have no more than `size`."""
+        return self._lent - len(self._leaving) > self.size
 
     def _lend_to_next(self) -> bool:
         """Give a place to whoever is next; return False when nobody waits."""
@@ -392,10 +413,12 @@ class Pool:
         if is_lost(error) or self._closed or connection.raw.is_closed():
             connection.raw.terminate()
             self._pass_on()
-        elif error is None and not connection.raw.is_in_transaction() and self._lent <= self.size:
+        elif error is None and not connection.raw.is_in_transaction() and not self._one_is_too_many:
             self._idle.append(connection)
             self._pass_on()
         else:
+            if self._one_is_too_many:
+                self._leaving.add(connection)
             task = asyncio.get_running_loop().create_task(self._settle(connection), name="settle a connection")
             self._settling.add(task)
             task.add_done_callback(self._settling.discard)
@@ -413,12 +436,16 @@ class Pool:
                     await raw.execute("select /* pool.settle */")
                 if raw.is_in_transaction():
                     await raw.execute("rollback")
-            certain = not self._closed and self._lent <= self.size
+            # There may be more places, or fewer, than when it came back.
+            self._leaving.discard(connection)
+            certain = not self._closed and not self._one_is_too_many
             if not certain:
+                self._leaving.add(connection)
                 await _close(connection)
         except (*CONNECTION_LOST, asyncpg.PostgresError):
             pass  # `certain` says so.
         finally:
+            self._leaving.discard(connection)
             if certain:
                 connection.used_s = monotonic_s()
                 self._idle.append(connection)
