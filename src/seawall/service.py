@@ -27,9 +27,10 @@ from seawall.clock import monotonic_s
 from seawall.console import HealthDoor, Readiness
 from seawall.database import Balancer, Database, Endpoint, Pool, find_primary
 from seawall.database.holds import ACCOUNTS_MAX
-from seawall.database.leases import Lease, LeaseSettings, Need
+from seawall.database.leases import Lease, LeaseSettings, Need, check_server
 from seawall.database.local_server import LocalServer, LocalServerSettings
 from seawall.database.migrations import migrate
+from seawall.database.pool import HELD_TOO_LONG_S
 from seawall.edge import Exchange, HttpServer
 from seawall.edge.malloc import keep_large_blocks
 from seawall.errors import Misconfigured, NotRunning
@@ -207,6 +208,8 @@ async def running_keeper(settings: Settings) -> AsyncIterator[Keeper]:
         endpoints = external or ((local.service,) if local is not None else ())
         deadline_s = monotonic_s() + DATABASE_PATIENCE_S
         primary = await find_primary(endpoints, application_name="seawall keeper", deadline_s=deadline_s)
+        # Before anything is written there: a role that must not serve would own what it made.
+        await check_server(primary, settings.lease(), beside=beside_pool(endpoints))
         for migration in await migrate(primary):
             log.info("database.migrated", extra={"migration": migration})
 
@@ -318,6 +321,11 @@ class Answers:
 # Parts that are started in more than one place, or are more than a line.
 
 
+def beside_pool(servers: Sequence[object]) -> int:
+    """Return how many connections a node has on each server beside its pool's: the lease's, and one for checks."""
+    return 1 if len(servers) == 1 else 2
+
+
 async def hold_leases(
     stack: AsyncExitStack, database: Database, settings: LeaseSettings, *, name: str
 ) -> Mapping[Pool, Lease]:
@@ -341,8 +349,7 @@ async def hold_leases(
             deadline_s=deadline_s if server is primary else monotonic_s() + REPLICA_LEASE_PATIENCE_S,
             settings=settings,
             table=lambda: leases[database.pool],
-            # Its own, and the balancer's for checks.
-            beside=1 if balancer is None else 2,
+            beside=beside_pool(database.servers),
             optional=server is not primary,
         )
         await stack.enter_async_context(lease)
@@ -526,12 +533,17 @@ def connections_of(database: Database) -> dict[str, Any]:
     now_s = monotonic_s()
     blames = [blame for pool in pools for blame in pool.holds.blame(now_s=now_s, lines_max=ACCOUNTS_MAX)]
     total_s = sum(blame.held_s for blame in blames) or 1.0
+    rows_waiting = sum(batcher.waiting for _, _, batcher in database.batches())
+    longest_s = max((now_s - hold.since_s for pool in pools for hold in pool.holds.lent), default=0.0)
     return {
         "size": sum(pool.size for pool in pools),
         "lent": sum(pool.lent for pool in pools),
         "idle": sum(pool.idle for pool in pools),
         "waiting": sum(pool.waiting for pool in pools),
-        "saturated": any(pool.saturated for pool in pools),
+        "rows_waiting": rows_waiting,
+        "longest_s": round(longest_s, 3),
+        # Nobody need wait for a connection where rows wait behind statements that do not end.
+        "saturated": any(pool.saturated for pool in pools) or (rows_waiting > 0 and longest_s > HELD_TOO_LONG_S),
         "blame": [
             {**blame.account._asdict(), "held_s": round(blame.held_s, 3), "share": round(blame.held_s / total_s, 3)}
             for blame in sorted(blames, key=attrgetter("held_s"), reverse=True)[:BLAMED_MAX]

@@ -39,7 +39,7 @@ def _table(connections: dict[str, Any]) -> str:
     """Return who held a node's connections lately, the longest first."""
     lines = [
         f"  connections: {connections['lent']} of {connections['size']} lent, {connections['idle']} idle, "
-        f"{connections['waiting']} waiting",
+        f"{connections['waiting']} waiting for one, {connections['rows_waiting']} rows for a batch",
         f"  {'held':>9} {'share':>6}  {'query':<34} {'route':<24} {'tenant':>8}  call site",
     ]
     lines += [

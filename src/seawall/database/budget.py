@@ -262,7 +262,8 @@ def check(limits: Limits, *, nodes_max: int, keeper_connections: int = 0, floor:
         enough = next(n for n in count(limits.max_connections) if n - limits.reserved - _headroom(n) >= needed)
         fitting = max(0, (offered - keeper_connections) // floor)
         raise Misconfigured(
-            f"{nodes_max} nodes with at least {floor} connections each and {keeper_connections} beside them need "
+            f"{nodes_max} nodes (one of them to replace another) with at least {floor} connections each and "
+            f"{keeper_connections} beside them need "
             f"{needed}, but of max_connections = {limits.max_connections} only {offered} are left for Seawall "
             f"({limits.reserved} are reserved, {HEADROOM_PERCENT} % are headroom): set max_connections to {enough}, "
             f"or run at most {fitting} nodes."

@@ -604,6 +604,31 @@ async def _fetch(raw: "asyncpg.Connection[asyncpg.Record]", name: str, *argument
     return await raw.fetch(QUERIES[name].sql, *arguments)
 
 
+async def check_server(endpoint: Endpoint, settings: LeaseSettings, *, beside: int) -> None:
+    """Refuse a server that could not serve the fleet, before anything is done with it.
+
+    Raises:
+        Misconfigured: its limits and the number of nodes do not fit; the message has the numbers.
+        DatabaseDown: it cannot be asked.
+    """
+    try:
+        raw = await asyncpg.connect(
+            **endpoint.connect_arguments(), timeout=CONNECT_TIMEOUT_S, command_timeout=CONNECT_TIMEOUT_S
+        )
+        try:
+            limits = await _limits(raw)
+        finally:
+            raw.terminate()
+    except FAILURES as failure:
+        raise DatabaseDown(f"The database cannot be asked for its limits: {failure}") from failure
+    check(
+        limits,
+        nodes_max=settings.nodes_max,
+        keeper_connections=settings.keeper_connections,
+        floor=max(FLOOR, beside + 1),
+    )
+
+
 async def _limits(raw: "asyncpg.Connection[asyncpg.Record]") -> Limits:
     (row,) = await _fetch(raw, "limits")
     return Limits(**row)

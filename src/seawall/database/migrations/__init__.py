@@ -69,6 +69,11 @@ async def migrate(endpoint: Endpoint) -> list[str]:
     """
     try:
         return await _migrate(endpoint)
+    except asyncpg.exceptions.InsufficientPrivilegeError as error:
+        raise Misconfigured(
+            f"The database role {endpoint.user} may not bring the schema to this release: {error}. Make it the owner "
+            f"of the database {endpoint.database} and of what Seawall made there."
+        ) from error
     except (*CONNECTION_LOST, asyncpg.exceptions.LockNotAvailableError) as error:
         raise DatabaseDown(f"The database could not be brought to this release's schema: {error}") from error
 
