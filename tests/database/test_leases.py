@@ -522,18 +522,39 @@ async def test_a_server_that_freezes_in_the_middle_of_a_decision_does_not_keep_a
         holder = Holder(cluster.primary, "n-1", demand=5)
         await holder.__aenter__()
         await eventually(lambda: len(holder.open) == 5)
-        processes = processes_of(cluster._primary_data)
-        for pid in processes:
-            os.kill(pid, signal.SIGSTOP)
-        try:
-            took_s = await eventually(lambda: not holder.open)
-            assert took_s < QUICK.ttl_s - QUICK.margin_s + 0.5
-            assert holder.lease.granted == 0
-        finally:
+        async with decisions_held_up(cluster, cluster.primary):
+            await somebody_waits_to_decide(cluster)
+            processes = processes_of(cluster._primary_data)
             for pid in processes:
-                os.kill(pid, signal.SIGCONT)
+                os.kill(pid, signal.SIGSTOP)
+            try:
+                took_s = await eventually(lambda: not holder.open)
+                assert took_s < QUICK.ttl_s - QUICK.margin_s + 0.5
+                assert holder.lease.granted == 0
+            finally:
+                for pid in processes:
+                    os.kill(pid, signal.SIGCONT)
         await eventually(lambda: len(holder.open) == 5)
         await holder.__aexit__()
+
+
+@asynccontextmanager
+async def decisions_held_up(cluster: Cluster, endpoint: Endpoint) -> AsyncIterator[None]:
+    """Let nobody decide about a server for the length of the block."""
+    raw = await asyncpg.connect(**cluster.primary_superuser.connect_arguments())
+    try:
+        number = leases._lock_number(f"{endpoint.host}:{endpoint.port}")
+        await raw.execute("select pg_advisory_lock($1::integer, $2::integer)", leases.LOCK_CLASS, number)
+        yield
+    finally:
+        await raw.close(timeout=5.0)
+
+
+async def somebody_waits_to_decide(cluster: Cluster) -> None:
+    waiting = "select exists (select from pg_locks where locktype = 'advisory' and not granted)"
+    async with asyncio.timeout(10):
+        while not await ask(cluster.primary_superuser, waiting):
+            await asyncio.sleep(0.01)
 
 
 async def test_what_a_node_has_beside_its_pool_is_part_of_its_lease_and_kept_for_who_is_to_come(
@@ -700,18 +721,20 @@ async def test_leases_of_many_nodes_for_many_servers_are_held_without_a_break(fe
 async def test_the_lease_for_a_replica_that_does_not_answer_is_given_up_and_comes_back_and_no_other_notices(
     few: Cluster, hurt: str
 ) -> None:
-    async with FleetNode(few, "n-1", demand=4) as node:
+    # Renewals may take longer than a transaction may be idle: who waits for the replica must not be in one.
+    chosen = replace(PATIENT, ttl_s=6.0, renew_s=1.5)
+    async with FleetNode(few, "n-1", demand=4, settings=chosen) as node:
         await eventually(lambda: node.open == [4, 4, 4])
         connections = [node.holders[place].lease._raw for place in (0, 2)]
 
         await (few.pause(0) if hurt == "pause" else few.kill(0))
         hurt_s = monotonic_s()
         while node.holders[1].lease.granted or node.open[1]:
-            assert monotonic_s() < hurt_s + PATIENT.ttl_s + 1.0
+            assert monotonic_s() < hurt_s + chosen.ttl_s + 1.0
             assert [node.held[0], node.held[2]] == [True, True]
             await asyncio.sleep(0.02)
         left = "select count(*) from connection_leases where expires_at > clock_timestamp()"
-        async with asyncio.timeout(PATIENT.ttl_s):
+        async with asyncio.timeout(chosen.ttl_s):
             while await ask(few.primary, left) != 2:
                 assert [node.held[0], node.held[2]] == [True, True]
                 await asyncio.sleep(0.02)
@@ -789,6 +812,82 @@ async def test_the_lease_for_a_replica_waits_for_a_connection_to_where_leases_ar
             assert all(node.held)
             await asyncio.sleep(0.05)
         assert replica.failure is None
+
+
+async def test_a_lease_that_is_cancelled_while_it_waits_to_decide_ends_its_transaction_and_nothing_else(
+    few: Cluster,
+) -> None:
+    node = FleetNode(few, "n-1", demand=4)
+    for holder in node.holders:
+        await holder.lease.__aenter__()
+    primary, replica = node.holders[0].lease, node.holders[1].lease
+    raw = primary._raw
+    assert raw is not None
+    for _ in range(3):
+        async with decisions_held_up(few, few.replica(0)):
+            asking = asyncio.create_task(replica._ask())
+            await somebody_waits_to_decide(few)
+            asking.cancel()
+            await asyncio.wait([asking], timeout=5)
+            assert asking.cancelled()
+            assert not raw.is_in_transaction()
+            async with asyncio.timeout(5):
+                await primary._ask()
+    assert primary._raw is raw
+    assert not raw.is_closed()
+    for holder in reversed(node.holders):
+        await holder.lease.__aexit__(None, None, None)
+
+
+async def test_leases_of_one_node_take_turns_on_the_connection_they_share(few: Cluster) -> None:
+    node = FleetNode(few, "n-1", demand=4)
+    for holder in node.holders:
+        await holder.lease.__aenter__()
+    async with decisions_held_up(few, few.replica(0)):
+        asking = [asyncio.create_task(node.holders[1].lease._ask())]
+        await somebody_waits_to_decide(few)
+        asking += [asyncio.create_task(node.holders[place].lease._ask()) for place in (0, 2)]
+        await asyncio.sleep(0.1)
+        assert not any(task.done() for task in asking)
+    async with asyncio.timeout(5):
+        await asyncio.gather(*asking)
+    for holder in reversed(node.holders):
+        await holder.lease.__aexit__(None, None, None)
+
+
+async def test_a_replica_that_does_not_answer_is_not_waited_for_by_who_needs_the_primary(few: Cluster) -> None:
+    node = FleetNode(few, "n-1", demand=4)
+    for holder in node.holders:
+        await holder.lease.__aenter__()
+    primary, replica = node.holders[0].lease, node.holders[1].lease
+    raw = primary._raw
+    # It froze in the middle of a decision: only for a moment.
+    async with decisions_held_up(few, few.replica(0)):
+        asking = asyncio.create_task(replica._ask())
+        await somebody_waits_to_decide(few)
+        await few.pause(0)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asking, 5)
+    assert not primary._turn.locked()
+    async with asyncio.timeout(5):
+        await primary._ask()
+    assert primary._raw is raw
+
+    # It froze before: nobody else hears of it.
+    await few.resume(0)
+    async with asyncio.timeout(5):
+        await replica._ask()
+    await few.pause(0)
+    asking = asyncio.create_task(replica._ask())
+    for _ in range(20):
+        await asyncio.sleep(0.02)
+        assert not primary._turn.locked()
+    assert not asking.done()
+    asking.cancel()
+    await asyncio.wait([asking], timeout=5)
+    await few.resume(0)
+    for holder in reversed(node.holders):
+        await holder.lease.__aexit__(None, None, None)
 
 
 async def test_cancelled_anywhere_a_lease_leaves_the_others_connection_usable_or_closed(few: Cluster) -> None:

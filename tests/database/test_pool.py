@@ -653,6 +653,32 @@ async def test_idle_connections_are_closed_before_any_that_is_lent_is_waited_for
     assert (pool.lent, pool.idle, server.connects) == (0, 2, 4)
 
 
+async def test_a_smaller_pool_says_so_though_everything_left_is_lent_on_at_once(server: FakeServer) -> None:
+    pool = a_pool(4)
+    releases = [asyncio.Event() for _ in range(3)]
+
+    async def borrow(release: asyncio.Event) -> None:
+        async with pool.connection(deadline_s=soon()):
+            await release.wait()
+
+    borrowers = [asyncio.create_task(borrow(releases[number // 2])) for number in range(4)]
+    while len(server.open) < 4:
+        await asyncio.sleep(0)
+    resizing = asyncio.create_task(pool.resize(2))
+    await asyncio.sleep(0)
+    releases[0].set()  # two come back and are on their way out
+    releases[1].set()  # and the two that stay come back as well
+    await asyncio.gather(*borrowers)
+    assert (pool.lent, pool.idle) == (2, 2)
+    borrowers = [asyncio.create_task(borrow(releases[2])) for _ in range(2)]
+
+    await asyncio.wait_for(resizing, 5)
+
+    assert (pool.lent, pool.idle, len(server.open), server.connects) == (2, 0, 2, 4)
+    releases[2].set()
+    await asyncio.gather(*borrowers)
+
+
 async def test_a_pool_made_larger_again_keeps_what_it_was_about_to_close(server: FakeServer) -> None:
     pool = a_pool(3)
     release = asyncio.Event()

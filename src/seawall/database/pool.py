@@ -202,8 +202,10 @@ class Pool:
         self._connecting = asyncio.Semaphore(CONNECTS_AT_ONCE)
         self._driver_connection = _bounded_cancels(self.counts)
         self._settling: set[asyncio.Task[None]] = set()
-        # Those among the lent that are one too many and will be closed. What they are is counted once only.
+        # Those among the lent that are one too many and will be closed.
         self._leaving: set[Connection] = set()
+        # How many have been given a place, and will take an idle connection as soon as they run.
+        self._handed = 0
         self._most_lent = 0
         self._maintaining: asyncio.Task[None] | None = None
         self._fewer = asyncio.Event()
@@ -259,7 +261,7 @@ class Pool:
         self.size = size
         while self._lent < self.size and self._lend_to_next():
             self._lent += 1
-        while (too_many := self._lent + len(self._idle) - self.size) > 0:
+        while (too_many := self._lent + max(0, len(self._idle) - self._handed) - self.size) > 0:
             # At once: a server that does not answer must not make each of them wait.
             surplus = [self._idle.pop() for _ in range(min(len(self._idle), too_many - len(self._leaving)))]
             if surplus:
@@ -354,6 +356,8 @@ class Pool:
                 self._pass_on()  # The place came in the same moment as the cancellation.
             raise
         finally:
+            if answer.done() and not answer.cancelled() and answer.exception() is None:
+                self._handed -= 1
             self.wait_durations.observe(monotonic_s() - now_s)
 
     def _sweep_at(self, when_s: float) -> None:
@@ -389,6 +393,7 @@ class Pool:
         if waiter is None:
             return False
         waiter.answer.set_result(None)
+        self._handed += 1
         return True
 
     # Connections.
