@@ -334,7 +334,8 @@ def test_more_nodes_than_fit_are_refused_with_the_numbers_that_would_do() -> Non
 
     assert str(refusal.value) == (
         "13 nodes (one of them to replace another) with at least 2 connections each and 4 beside them need 30, but of "
-        "max_connections = 40 only 28 are left for Seawall (8 are reserved, 10 % are headroom): set max_connections to 43, or run at most 12 nodes."
+        "max_connections = 40 only 28 are left for Seawall (8 are reserved, 10 % are headroom): set max_connections "
+        "to 43, or run at most 12 nodes."
     )
     check(replace(LIMITS, max_connections=43), nodes_max=13, keeper_connections=4)
     check(LIMITS, nodes_max=12, keeper_connections=4)
