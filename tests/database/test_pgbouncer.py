@@ -240,7 +240,8 @@ async def test_each_statement_and_transaction_has_our_settings(database: Databas
 async def test_nothing_of_ours_is_left_for_others_on_the_same_server_connection(
     pgbouncer: PgBouncer, database: Database, connection: "asyncpg.Connection[asyncpg.Record]"
 ) -> None:
-    # A type of its own makes the driver look it up, and it has settings of its own for that.
+    # A type of its own makes the driver look it up, and switch jit off meanwhile where that is on.
+    await connection.execute(f"alter database {pgbouncer.server.database} set jit = on")
     await connection.execute("create type mood as enum ('calm', 'hurried')")
     (row,) = await database.fetch(a_query("mood", "select 'calm'::mood as mood, array['hurried'::mood] as moods"))
     await asyncio.gather(*(database.read(READ, str(key)) for key in range(200)))
@@ -250,7 +251,9 @@ async def test_nothing_of_ours_is_left_for_others_on_the_same_server_connection(
     ours = {row["pid"] for row in await asyncio.gather(*(database.fetch_one(PROCESS) for _ in range(20)))}
 
     names = [*SERVER_SETTINGS, "statement_timeout"]
-    expected = await connection.fetch(IN_FORCE.sql, names)
+    newcomer = await asyncpg.connect(**pgbouncer.server.connect_arguments())
+    expected = await newcomer.fetch(IN_FORCE.sql, names)
+    await newcomer.close()
     seen = set()
     others = [
         await asyncpg.connect(**pgbouncer.endpoint.connect_arguments(), statement_cache_size=0)
