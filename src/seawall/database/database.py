@@ -267,7 +267,7 @@ class Database:
         try:
             async with self._lender.connection(deadline_s=deadline_s) as connection:
                 transaction = Transaction(connection, deadline_s=deadline_s)
-                await transaction.say("begin")
+                await transaction.say(connection.begin)
                 if patience_s is not None:
                     # The connection's own limit is for statements that somebody waits for.
                     await transaction.say(f"set local statement_timeout = {int(patience_s * 1000)}")

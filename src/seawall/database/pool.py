@@ -7,12 +7,16 @@ stops for good. Who waits, waits by the rules of `waiting`; who holds one is on 
 What comes back in doubt (its borrower failed, or was cancelled while the server was still at work) is
 lent again only after the server has said that it stopped. Until then its place is taken, so that a
 crowd of clients that give up cannot make more connections than there are places.
+
+A PgBouncer in transaction mode may stand between: it is recognised when a connection is opened, and spoken to in
+another `Dialect`. Tested with 1.18, which knows no prepared statements. 1.21 and later may know them; they are spoken
+to in the same way, which is untested.
 """
 
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -75,6 +79,19 @@ SERVER_SETTINGS = {
     "tcp_keepalives_count": "3",
 }
 
+# No server minds a setting with a dot in its name, and no PgBouncer accepts it, unless somebody told it to ignore just
+# this one. It goes first, so that it is what PgBouncer's log names, and not a setting that it could be told to ignore.
+SESSION_MARK = {"seawall.needs_a_session": "on"}
+# How PgBouncer, of any version, refuses a setting it cannot keep apart for each of its clients.
+REFUSED_BY_POOLER = "unsupported startup parameter"
+# What PgBouncer itself sees to, for each of its clients, when it gives them a server's connection.
+KEPT_BY_POOLER = frozenset({"application_name", "timezone"})
+# What is said otherwise than by a setting: the isolation by `begin`; how long a silent machine is believed to be there
+# is between PgBouncer and the server, and is set in its file.
+NOT_FOR_TRANSACTIONS = frozenset(
+    {"default_transaction_isolation", "tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count"}
+)
+
 # What the driver raises when the server, or the way to it, is gone.
 CONNECTION_LOST = (
     asyncpg.PostgresConnectionError,
@@ -125,6 +142,36 @@ def in_our_words(error: BaseException) -> SeawallError | None:
     return None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialect:
+    """How to speak to what answers at the endpoint: a server itself, or a PgBouncer in transaction mode before it."""
+
+    startup: Mapping[str, str]
+    """The settings to connect with."""
+    begin: str
+    """What begins a transaction."""
+    has_session: bool
+    """Whether one statement finds what an earlier one left: settings, prepared statements."""
+
+
+def dialects(settings: Mapping[str, str]) -> tuple[Dialect, Dialect]:
+    """Return how to have `settings` in force at a server itself, and through a pooler.
+
+    Through a pooler a session is somebody else's after each transaction, so each transaction says again what it needs.
+    They all go along with `begin`, in one message, which costs the server some 20 microseconds, and nobody has to
+    keep the role's own settings (`alter role ... set`) the same as ours, for which psql and pg_dump would suffer, too.
+    """
+    direct = Dialect(startup={**SESSION_MARK, **settings}, begin="begin", has_session=True)
+    local = [
+        f"set local {name} = '{value}'"
+        for name, value in settings.items()
+        if name not in KEPT_BY_POOLER and name not in NOT_FOR_TRANSACTIONS
+    ]
+    begin = f"begin isolation level {settings['default_transaction_isolation']}"
+    kept = {name: value for name, value in settings.items() if name in KEPT_BY_POOLER}
+    return direct, Dialect(startup=kept, begin="; ".join([begin, *local]), has_session=False)
+
+
 @dataclass(slots=True, eq=False)
 class Connection:
     """One connection and the statements prepared on it. State: those statements, and who holds it."""
@@ -134,6 +181,8 @@ class Connection:
     used_s: float = 0.0
     hold: Hold | None = None
     prepared: dict[Query, "asyncpg.prepared_stmt.PreparedStatement[asyncpg.Record]"] = field(default_factory=dict)
+    begin: str = "begin"
+    has_session: bool = True
 
     def on_behalf_of(self, purposes: Sequence[Purpose]) -> None:
         """Say in whose name it is held, where that is more than one."""
@@ -144,6 +193,8 @@ class Connection:
         """Run one named statement and return its rows."""
         if self.hold is not None:
             self.hold.query = query.name
+        if not self.has_session:
+            return await self._fetch_without_session(query, arguments, deadline_s=monotonic_s() + timeout_s)
         statement = self.prepared.get(query)
         if statement is None:
             # By a name of its own: one without a name is parsed anew for each execution, which costs the server more
@@ -152,6 +203,32 @@ class Connection:
             statement = await self.raw.prepare(query.sql, timeout=timeout_s, name=name)
             self.prepared[query] = statement
         return await statement.fetch(*arguments, timeout=timeout_s)
+
+    async def _fetch_without_session(
+        self, query: Query, arguments: Sequence[object], *, deadline_s: float
+    ) -> list[asyncpg.Record]:
+        """Run a statement in the transaction that is under way, or else in one of its own: three round trips.
+
+        What fails leaves its transaction open; the pool rolls it back when the connection comes back.
+        """
+
+        def left_s() -> float:
+            return max(0.001, deadline_s - monotonic_s())
+
+        is_alone = not self.raw.is_in_transaction()
+        if is_alone:
+            await self.raw.execute(self.begin, timeout=left_s())
+        statement = self.prepared.get(query)
+        if statement is None:
+            # Without a name it is parsed anew each time, in one message with its values. What is remembered is what
+            # the driver knows: the types of parameters and columns. No server remembers anything.
+            statement = await self.raw.prepare(query.sql, name="", timeout=left_s())
+            self.prepared[query] = statement
+        rows = await statement.fetch(*arguments, timeout=left_s())
+        if is_alone:
+            # The work is done: to give up now would make it unknown whether it counts.
+            await self.raw.execute("commit", timeout=max(COMMAND_MARGIN_S, left_s()))
+        return rows
 
 
 class Lender(Protocol):
@@ -191,11 +268,15 @@ class Pool:
         self._endpoint = endpoint
         self._times_abandoned = 0
         self._command_timeout_s = statement_timeout_s + COMMAND_MARGIN_S
-        self._server_settings = {
-            **SERVER_SETTINGS,
-            "application_name": application_name,
-            "statement_timeout": str(max(1, int(statement_timeout_s * 1000))),
-        }
+        self._direct, self._pooled = dialects(
+            {
+                **SERVER_SETTINGS,
+                "application_name": application_name,
+                "statement_timeout": str(max(1, int(statement_timeout_s * 1000))),
+            }
+        )
+        # Which it is, as far as connecting has shown since the last connection broke. A server understands both.
+        self._dialect = self._direct
         self._idle: list[Connection] = []
         self._lent = 0
         self._holders: set[asyncio.Task[object]] = set()
@@ -403,6 +484,7 @@ class Pool:
             connection = self._idle.pop()
             if not connection.raw.is_closed():
                 return connection
+            self._dialect = self._direct  # who answers next may be somebody else
         return None
 
     def _come_back(self, connection: Connection, hold: Hold, error: BaseException | None) -> None:
@@ -417,6 +499,7 @@ class Pool:
         self.room.target_s = max(TARGET_S, 2 * self.room.turn_s)
         if is_lost(error) or self._closed or connection.raw.is_closed():
             connection.raw.terminate()
+            self._dialect = self._direct
             self._pass_on()
         elif error is None and not connection.raw.is_in_transaction() and not self._one_is_too_many:
             self._idle.append(connection)
@@ -463,18 +546,24 @@ class Pool:
         failure: BaseException | None = None
         times = self._times_abandoned
         while (left_s := deadline_s - monotonic_s()) > 0 and not self._closed and times == self._times_abandoned:
+            dialect = self._dialect
             try:
                 async with asyncio.timeout(left_s), self._connecting:
-                    started_s = monotonic_s()
+                    started_s, dialect = monotonic_s(), self._dialect  # as others have found out meanwhile
                     raw = await asyncpg.connect(
                         **self._endpoint.connect_arguments(),
                         timeout=min(left_s, CONNECT_TIMEOUT_S),
                         command_timeout=self._command_timeout_s,
-                        server_settings=self._server_settings,
+                        server_settings=dict(dialect.startup),
                         statement_cache_size=0,
                         connection_class=self._driver_connection,
                     )
             except (*CONNECTION_LOST, asyncpg.PostgresError) as error:
+                if dialect is self._direct and REFUSED_BY_POOLER in str(error):
+                    self._dialect = self._pooled
+                    continue
+                # Who answers next may be somebody else.
+                self._dialect = self._direct
                 self.counts.open_failures += 1
                 is_full = isinstance(error, asyncpg.exceptions.TooManyConnectionsError)
                 self.counts.refused_by_server += is_full
@@ -482,6 +571,10 @@ class Pool:
                     self.on_failed_connect()
                 failure = error
             else:
+                if not dialect.has_session:
+                    # Where it looks up a type, the driver would switch jit off for whoever has the session next.
+                    caps = raw._server_caps  # type: ignore[attr-defined]  # its stubs leave it out
+                    raw._server_caps = caps._replace(jit=False)  # type: ignore[attr-defined]
                 now_s = monotonic_s()
                 self.counts.opened += 1
                 self.create_durations.observe(now_s - started_s)
@@ -489,7 +582,13 @@ class Pool:
                     loop = asyncio.get_running_loop()
                     self._maintaining = loop.create_task(self._maintain(), name="look after connections")
                 jitter = random.uniform(1 - LIFETIME_JITTER, 1 + LIFETIME_JITTER)  # noqa: S311 - not a secret
-                return Connection(raw, retires_s=now_s + LIFETIME_S * jitter, used_s=now_s)
+                return Connection(
+                    raw,
+                    retires_s=now_s + LIFETIME_S * jitter,
+                    used_s=now_s,
+                    begin=dialect.begin,
+                    has_session=dialect.has_session,
+                )
             pause_s = random.uniform(*CONNECT_PAUSE_S)  # noqa: S311 - jitter, not a secret
             await asyncio.sleep(min(pause_s, max(0.0, deadline_s - monotonic_s())))
         raise DatabaseDown("The database cannot be reached.") from failure

@@ -79,7 +79,8 @@ async def migrate(endpoint: Endpoint) -> list[str]:
 
 
 async def _migrate(endpoint: Endpoint) -> list[str]:
-    connection = await asyncpg.connect(**endpoint.connect_arguments(), timeout=30.0)
+    # No statement is remembered: through PgBouncer the next one may go to another server process.
+    connection = await asyncpg.connect(**endpoint.connect_arguments(), timeout=30.0, statement_cache_size=0)
     try:
         if connection.get_server_version().major * 10000 < OLDEST_SERVER:
             raise Misconfigured("Seawall needs PostgreSQL 15 or newer.")
