@@ -12,6 +12,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 import pytest_asyncio
+from tests.database.pgbouncer import PgBouncer, pgbouncer_program
 
 from seawall.database.endpoint import Endpoint
 from seawall.database.local_server import LocalServer, LocalServerSettings
@@ -93,3 +94,12 @@ async def _administer(endpoint: Endpoint, statement: str) -> None:
         await connection.execute(statement)
     finally:
         await connection.close()
+
+
+@pytest.fixture
+def pgbouncer(database_endpoint: Endpoint, open_directory: Callable[[], Path]) -> Iterator[PgBouncer]:
+    """A PgBouncer in transaction mode before the test's own database."""
+    bouncer = PgBouncer(pgbouncer_program(), open_directory(), database_endpoint)
+    bouncer.start()
+    yield bouncer
+    bouncer.stop()

@@ -99,7 +99,13 @@ async def running_node(
     keep_large_blocks()
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(
-            Database(endpoints, settings.database(), application_name=f"seawall {name}", connections=0)
+            Database(
+                endpoints,
+                settings.database(),
+                application_name=f"seawall {name}",
+                connections=0,
+                direct=settings.direct_database(),
+            )
         )
         leases = await hold_leases(stack, database, settings.lease(), name=name)
         blobs = await stack.enter_async_context(DiskBlobStore(settings.blobs()))
@@ -207,7 +213,8 @@ async def running_keeper(settings: Settings) -> AsyncIterator[Keeper]:
             local = await stack.enter_async_context(LocalServer(local_settings))
         endpoints = external or ((local.service,) if local is not None else ())
         deadline_s = monotonic_s() + DATABASE_PATIENCE_S
-        primary = await find_primary(endpoints, application_name="seawall keeper", deadline_s=deadline_s)
+        direct = settings.direct_database() or endpoints
+        primary = await find_primary(direct, application_name="seawall keeper", deadline_s=deadline_s)
         # Before anything is written there: a role that must not serve would own what it made.
         await check_server(primary, settings.lease(), beside=beside_pool(endpoints))
         for migration in await migrate(primary):
@@ -215,7 +222,9 @@ async def running_keeper(settings: Settings) -> AsyncIterator[Keeper]:
 
         # Its own few connections: commands work when the nodes' are all in use.
         database = await stack.enter_async_context(
-            Database(endpoints, settings.database(), application_name="seawall keeper")
+            Database(
+                endpoints, settings.database(), application_name="seawall keeper", direct=settings.direct_database()
+            )
         )
         accounts = AccountBook(database)
         new_root = await ensure_root(accounts, settings)
@@ -246,7 +255,9 @@ async def running_keeper(settings: Settings) -> AsyncIterator[Keeper]:
 async def open_sweeper(settings: Settings, endpoints: Sequence[Endpoint]) -> AsyncIterator[Sweeper]:
     """Open what sweeping and scrubbing need, for a command beside the running service."""
     async with (
-        Database(endpoints, settings.database(), application_name="seawall command") as database,
+        Database(
+            endpoints, settings.database(), application_name="seawall command", direct=settings.direct_database()
+        ) as database,
         DiskBlobStore(settings.blobs()) as blobs,
     ):
         yield Sweeper(database, blobs, grace_s=settings.garbage_grace_s, interval_s=settings.sweep_interval_s)
@@ -342,7 +353,7 @@ async def hold_leases(
     leases: dict[Pool, Lease] = {}
     for server in sorted(database.servers, key=lambda one: one is not primary):
         leases[server.pool] = lease = Lease(
-            server.endpoint,
+            server.direct,
             name=name,
             demand=Need(server.pool, most=database.settings.connections),
             resize=server.pool.resize,

@@ -61,6 +61,11 @@ class Settings(BaseSettings):
         description="`postgresql://…` of a PostgreSQL ≥ 15; empty: an embedded one in `data_dir`. Several hosts may be "
         "named (`host1:5432,host2:5432`): a primary and its streaming replicas, in any order.",
     )
+    database_direct_url: SecretStr = Field(
+        SecretStr(""),
+        description="Where `database_url` names a PgBouncer: the servers themselves, in the same order, for leases, "
+        "checks and migrations.",
+    )
     root_access_key: str = Field("", description="Access key of the root account at first start; made up when empty.")
     root_secret_key: SecretStr = Field(
         SecretStr(""), description="Secret key of the root account at first start; made up when empty."
@@ -180,6 +185,18 @@ class Settings(BaseSettings):
         url = self.database_url.get_secret_value()
         return Endpoint.parse(url) if url else ()
 
+    def direct_database(self) -> tuple[Endpoint, ...]:
+        """Return the servers themselves, where the operator named poolers before them; else none.
+
+        Raises:
+            Misconfigured: they are not as many.
+        """
+        url = self.database_direct_url.get_secret_value()
+        direct = Endpoint.parse(url) if url else ()
+        if direct and len(direct) != len(self.external_database()):
+            raise Misconfigured("SEAWALL_DATABASE_DIRECT_URL names other servers than SEAWALL_DATABASE_URL.")
+        return direct
+
     def nodes_min(self) -> int:
         """Return how many nodes there are at least."""
         return int(self.nodes.partition(":")[0])
@@ -201,7 +218,8 @@ class Settings(BaseSettings):
     def as_environment(self) -> dict[str, str]:
         """Return the environment that gives another process the same settings, but for the root's secret."""
         chosen = self.model_dump(exclude={"root_access_key", "root_secret_key"}, exclude_none=True)
-        chosen["database_url"] = self.database_url.get_secret_value()
+        for name in ("database_url", "database_direct_url"):
+            chosen[name] = getattr(self, name).get_secret_value()
         return {f"{PREFIX}{name.upper()}": str(value) for name, value in chosen.items()}
 
 

@@ -17,7 +17,7 @@ NO_POOL = cast(Pool, type("NoPool", (), {"size": 1})())
 def server(*, in_recovery: bool = True, timeline: int = 1, position: int = 100, is_ill: bool = False) -> Server:
     endpoint = Endpoint(host="h", port=1, user="u", password="p", database="d")
     sighting = Sighting(in_recovery=in_recovery, timeline=timeline, position=position)
-    one = Server(endpoint, NO_POOL)
+    one = Server(endpoint, NO_POOL, endpoint)
     one.see(sighting)
     if is_ill:
         one.fall_ill()

@@ -204,7 +204,7 @@ class Balancer:
                 try:
                     async with asyncio.timeout(CHECK_TIMEOUT_S):
                         if raw is None or raw.is_closed():
-                            raw = await _connect(server.endpoint, self._name)
+                            raw = await _connect(server.direct, self._name)
                         sighting = await look(raw)
                 except asyncpg.TooManyConnectionsError:
                     pass  # It is there, and busy.

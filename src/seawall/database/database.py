@@ -81,6 +81,7 @@ class Database:
         *,
         application_name: str,
         connections: int | None = None,
+        direct: Sequence[Endpoint] = (),
     ) -> None:
         """Open nothing yet.
 
@@ -90,8 +91,10 @@ class Database:
             application_name: what the servers call our connections.
             connections: how many may be opened at first, on each server; as the settings say when None, 0 until a lease
                 allows some.
+            direct: the servers themselves in the same order, where `endpoints` are poolers before them.
         """
         self.settings = settings
+        places = [endpoints] if isinstance(endpoints, Endpoint) else endpoints
         self.servers = [
             Server(
                 endpoint,
@@ -101,8 +104,9 @@ class Database:
                     application_name=application_name,
                     statement_timeout_s=settings.patience_s,
                 ),
+                itself,
             )
-            for endpoint in ([endpoints] if isinstance(endpoints, Endpoint) else endpoints)
+            for endpoint, itself in zip(places, direct or places, strict=True)
         ]
         self.balancer: Balancer | None = None
         """Who knows which server does what; None where there is only one."""

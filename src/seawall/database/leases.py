@@ -36,7 +36,7 @@ import asyncpg
 from seawall.clock import monotonic_s
 from seawall.database.budget import FLOOR, Activity, Claim, Decision, Limits, check, decide, useful
 from seawall.database.endpoint import Endpoint
-from seawall.database.pool import CONNECTION_LOST, Pool
+from seawall.database.pool import CONNECTION_LOST, REFUSED_BY_POOLER, SESSION_MARK, Pool
 from seawall.database.queries import load_queries
 from seawall.errors import DatabaseDown, Misconfigured, SeawallError
 
@@ -613,13 +613,21 @@ async def check_server(endpoint: Endpoint, settings: LeaseSettings, *, beside: i
     """
     try:
         raw = await asyncpg.connect(
-            **endpoint.connect_arguments(), timeout=CONNECT_TIMEOUT_S, command_timeout=CONNECT_TIMEOUT_S
+            **endpoint.connect_arguments(),
+            timeout=CONNECT_TIMEOUT_S,
+            command_timeout=CONNECT_TIMEOUT_S,
+            server_settings=SESSION_MARK,
         )
         try:
             limits = await _limits(raw)
         finally:
             raw.terminate()
     except FAILURES as failure:
+        if REFUSED_BY_POOLER in str(failure):
+            raise Misconfigured(
+                f"A PgBouncer answers at {endpoint.name}, and leases need the server itself: set "
+                "SEAWALL_DATABASE_DIRECT_URL to its address."
+            ) from failure
         raise DatabaseDown(f"The database cannot be asked for its limits: {failure}") from failure
     check(
         limits,

@@ -59,6 +59,8 @@ class Server:
 
     endpoint: Endpoint
     pool: Pool
+    direct: Endpoint
+    """The server itself, where `endpoint` is a pooler before it: for checks and leases."""
     sighting: Sighting | None = None
     is_ill: bool = False
     replayed: int = 0
