@@ -134,6 +134,8 @@ class Connection:
     retires_s: float = float("inf")
     used_s: float = 0.0
     hold: Hold | None = None
+    replayed: int = 0
+    """A position that the server has certainly replayed: it does not restart without losing this connection."""
     names: int = 0
     """How many names were given to statements."""
     prepared: dict[Query, "asyncpg.prepared_stmt.PreparedStatement[asyncpg.Record]"] = field(default_factory=dict)
