@@ -1,5 +1,6 @@
 """When the catalogue is lost before it answers, the version's own number says whether the write was done."""
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ from tests.objects.kit import Node
 
 from seawall.access import Caller
 from seawall.database import Database
-from seawall.errors import NoSuchKey, OutcomeUnknown
+from seawall.errors import DeadlineExceeded, NoSuchKey, OutcomeUnknown
 from seawall.objects.things import Condition
 
 WHEN = ["before", "after"]
@@ -114,3 +115,29 @@ async def test_a_completion_whose_outcome_is_unknown_is_looked_up(
     else:
         assert (await node.uploads.complete(upload, [part])).size_bytes == 200
     assert await node.get(alice, bucket, "a") == b"x" * 200
+
+
+@pytest.mark.parametrize("verb", ["put", "delete", "complete"])
+async def test_an_outcome_that_cannot_be_looked_up_stays_unknown(
+    node: Node, alice: Caller, bucket: str, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    upload = await node.begin(alice, bucket, "a")
+    part = await node.put_part(upload, 1, b"x" * 200)
+
+    async def lost(*_: Any, **__: Any) -> Any:
+        raise OutcomeUnknown
+
+    async def too_late(*_: Any, **__: Any) -> Any:
+        raise DeadlineExceeded
+
+    monkeypatch.setattr(node.database, "write", lost)
+    monkeypatch.setattr(node.uploads, "_complete", lost)
+    monkeypatch.setattr(node.database, "fetch_one", too_late)
+
+    verbs: dict[str, Callable[[], Awaitable[object]]] = {
+        "put": lambda: node.put(alice, bucket, "a", b"new"),
+        "delete": lambda: node.store.delete(alice, bucket, ["a"]),
+        "complete": lambda: node.uploads.complete(upload, [part]),
+    }
+    with pytest.raises(OutcomeUnknown):
+        await verbs[verb]()

@@ -126,3 +126,12 @@ def test_an_address_may_name_several_servers(url: str, places: list[tuple[str, i
 def test_an_address_of_several_servers_that_makes_no_sense_is_refused(url: str) -> None:
     with pytest.raises(Misconfigured):
         Endpoint.parse(url)
+
+
+def test_a_replica_that_follows_another_primary_is_not_awaited_where_the_old_one_was() -> None:
+    replica = server(position=100)
+    replica.is_awaited_at = 200
+
+    replica.see(Sighting(in_recovery=True, timeline=2, position=150))
+
+    assert not replica.is_late

@@ -14,9 +14,10 @@ new one, a process may read what the old one shows. Who promotes servers must se
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import Any, Final
+from dataclasses import replace
+from typing import Any, Final, TypeVar
 
 import asyncpg
 
@@ -26,11 +27,13 @@ from seawall.database.endpoint import Endpoint
 from seawall.database.pool import CONNECTION_LOST, Connection
 from seawall.database.queries import Query, load_queries
 from seawall.database.read_index import ReadIndex
-from seawall.database.servers import Marks, Server, Sighting, primary_of, readers_of
+from seawall.database.servers import Marks, Server, Sighting, follows, primary_of, readers_of
 from seawall.errors import DatabaseDown
 from seawall.telemetry.purpose import Purpose, Urgency
 
 log = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
 
 QUERIES: Final = load_queries(__package__, "balancer.sql")
 READ_INDEX: Final = QUERIES["read_index"]
@@ -39,6 +42,9 @@ REPLAYED: Final = QUERIES["replayed"]
 CHECK_EVERY_S: Final = 1.0
 CHECK_TIMEOUT_S: Final = 1.0
 """For all of a check, connecting included: a server that is frozen still accepts connections."""
+
+CHECK_SLICES: Final = 10
+"""In how many parts that time is counted; see `counting_idle_time`."""
 
 REPLICA_PATIENCE_S: Final = 0.5
 """How long a replica may take to answer before the primary is asked instead."""
@@ -114,13 +120,19 @@ class Balancer:
                     connection = await stack.enter_async_context(
                         server.pool.connection(deadline_s=deadline_s, query=query, site=site, admitted_as=admitted_as)
                     )
-                    break
+                    if self.primary is server:
+                        break
+                    await stack.aclose()  # Another took over while we waited.
                 except DatabaseDown:
                     if monotonic_s() + RETRY_PAUSE_S >= deadline_s:
                         raise
                 if self.primary is server:
                     await asyncio.sleep(RETRY_PAUSE_S)
-            yield connection
+            try:
+                yield connection
+            except asyncpg.exceptions.ReadOnlySQLTransactionError:
+                self._demote(server)
+                raise
 
     async def wait_for_primary(self, deadline_s: float) -> Server:
         """Return the server that takes writes, once it was seen.
@@ -148,6 +160,10 @@ class Balancer:
             counts, count = server.counts, len(columns[0])
             deadline_s = monotonic_s() + min(timeout_s, REPLICA_PATIENCE_S)
             primary = self.primary
+            if primary is None or not follows(server, primary):
+                # Who waited here since another primary led.
+                counts.late += count
+                return [ELSEWHERE] * count
             try:
                 index = await self._read_index(deadline_s)
                 if not await self._reaches(server, connection, index.position, deadline_s):
@@ -181,12 +197,13 @@ class Balancer:
     async def _reaches(self, server: Server, connection: Connection, position: int, deadline_s: float) -> bool:
         """Wait a moment for a replica to have replayed so much; leave it out when it has not."""
         until_s = min(deadline_s, monotonic_s() + CATCH_UP_S)
-        while server.replayed < position:
+        while connection.replayed < position:
             [row] = await connection.fetch(REPLAYED, timeout_s=max(0.001, deadline_s - monotonic_s()))
-            server.replayed = max(server.replayed, row["position"] or 0)
-            if server.replayed >= position:
+            connection.replayed = row["position"] or 0
+            if connection.replayed >= position:
                 break
             if monotonic_s() >= until_s:
+                server.replayed = connection.replayed
                 server.is_awaited_at = position
                 self._decide()
                 return False
@@ -202,17 +219,15 @@ class Balancer:
                 started_s = monotonic_s()
                 self._look_now[server].clear()
                 try:
-                    async with asyncio.timeout(CHECK_TIMEOUT_S):
-                        if raw is None or raw.is_closed():
-                            raw = await _connect(server.direct, self._name)
-                        sighting = await look(raw)
+                    raw, sighting = await counting_idle_time(_check(server.direct, self._name, raw))
                 except asyncpg.TooManyConnectionsError:
                     pass  # It is there, and busy.
                 except (*CONNECTION_LOST, asyncpg.PostgresError) as error:
-                    if raw is not None:
-                        raw.terminate()
-                        raw = None
+                    raw = None
                     self._fail(server, error)
+                except Exception as error:
+                    # A mistake of ours is no illness of the server's, and must not end the checks.
+                    log.exception("database.check_failed", extra={"server": server.endpoint.name, "error": repr(error)})
                 else:
                     self._see(server, sighting)
                 with suppress(TimeoutError):
@@ -231,7 +246,7 @@ class Balancer:
         now_s = monotonic_s()
         if server is self.primary:
             self._marks.add(now_s, sighting.position)
-        elif sighting.in_recovery:
+        elif self.primary is not None and follows(server, self.primary):
             server.fresh_s = max(server.fresh_s, self._marks.when_at(sighting.position))
 
     def _fail(self, server: Server, error: BaseException | None = None) -> None:
@@ -246,6 +261,14 @@ class Balancer:
                 # Reads that wait there for an answer have theirs from the primary.
                 server.pool.abandon()
         self._decide()
+
+    def _demote(self, server: Server) -> None:
+        """Believe a server that refused to write before the next check hears it say so."""
+        if server is self.primary and server.sighting is not None:
+            server.sighting = replace(server.sighting, in_recovery=True, timeline=0)
+            for event in self._look_now.values():
+                event.set()
+            self._decide()
 
     def _decide(self) -> None:
         before, self.primary = self.primary, primary_of(self.servers)
@@ -265,6 +288,41 @@ async def look(raw: "asyncpg.Connection[asyncpg.Record]") -> Sighting:
     row = await raw.fetchrow(QUERIES["look"].sql)
     assert row is not None
     return Sighting(**row)
+
+
+async def _check(
+    endpoint: Endpoint, name: str, raw: "asyncpg.Connection[asyncpg.Record] | None"
+) -> "tuple[asyncpg.Connection[asyncpg.Record], Sighting]":
+    """Look at a server, over a new connection if the last one is closed; whatever fails, none is left."""
+    if raw is None or raw.is_closed():
+        raw = await _connect(endpoint, name)
+    try:
+        return raw, await look(raw)
+    except BaseException:
+        raw.terminate()
+        raise
+
+
+async def counting_idle_time(work: Coroutine[Any, Any, Answer]) -> Answer:
+    """Do something within `CHECK_TIMEOUT_S`, of which what our own event loop was busy with something else is no part.
+
+    A slice is over only once the loop has looked whether there is an answer: however long it was busy, that counts
+    as one. Otherwise, when this process is overloaded, all servers would seem to be ill at once.
+
+    Raises:
+        TimeoutError: it was not done in time; it was cancelled.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        for _ in range(CHECK_SLICES):
+            done, _ = await asyncio.wait({task}, timeout=CHECK_TIMEOUT_S / CHECK_SLICES)
+            if done:
+                return task.result()
+        raise TimeoutError
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
 
 
 async def find_primary(endpoints: Sequence[Endpoint], *, application_name: str, deadline_s: float) -> Endpoint:
@@ -295,7 +353,6 @@ async def find_primary(endpoints: Sequence[Endpoint], *, application_name: str, 
 async def _connect(endpoint: Endpoint, name: str) -> "asyncpg.Connection[asyncpg.Record]":
     return await asyncpg.connect(
         **endpoint.connect_arguments(),
-        timeout=CHECK_TIMEOUT_S,
         statement_cache_size=0,
         server_settings={"application_name": name},
     )

@@ -268,6 +268,7 @@ class Batcher:
         while self.room:
             self._collecting.add(lane)
             batch: list[Waiter] = []
+            asked_s = monotonic_s()
             try:
                 # The connection first: who comes while it is busy goes along, and whose time ends does not.
                 async with self._connection(monotonic_s() + self._patience_s) as connection:
@@ -281,6 +282,10 @@ class Batcher:
                 if batch:
                     await self._tell_or_part(batch, error)
                 else:
+                    if self._elsewhere is not None:
+                        # Whoever chooses between the two must know that it takes long here.
+                        self.sent_s = monotonic_s()
+                        self._note_pace(self.sent_s - asked_s)
                     self._turn_away(error)
             finally:
                 self._finish(batch)
@@ -324,8 +329,7 @@ class Batcher:
     def _hand_on(self, batch: list[Waiter], waiters: list[Waiter]) -> None:
         """Have some of a batch answered elsewhere; here they are done with."""
         assert self._elsewhere is not None
-        gone = {id(waiter) for waiter in waiters}
-        batch[:] = [waiter for waiter in batch if id(waiter) not in gone]
+        _take_out(batch, waiters)
         self._elsewhere.adopt(waiter for waiter in waiters if not waiter.answer.done())
 
     def _note_pace(self, took_s: float) -> None:
@@ -338,18 +342,18 @@ class Batcher:
     async def _tell_or_part(self, batch: list[Waiter], error: Exception) -> None:
         """Tell everybody why the statement failed; but where one row is at fault, only whose row it is.
 
-        A statement that failed wrote nothing, so its halves can be sent again. So can a read whose connection was
-        lost, once.
+        A statement that failed wrote nothing, so its halves can be sent again. So can, once, a read whose connection
+        was lost, and a write to a server that takes none.
         """
         if self._elsewhere is not None:
             self._hand_on(batch, batch.copy())
             return
         ours = in_our_words(error)
-        if not self._identity_width:
-            if is_lost(error):
-                self._send_lost_again(batch)
-            if isinstance(ours, OutcomeUnknown):
-                ours = DatabaseDown("The connection to the database was lost.")
+        refused_to_write = isinstance(error, asyncpg.exceptions.ReadOnlySQLTransactionError)
+        if refused_to_write or (is_lost(error) and not self._identity_width):
+            self._send_lost_again(batch)
+        if not self._identity_width and isinstance(ours, OutcomeUnknown):
+            ours = DatabaseDown("The connection to the database was lost.")
         rolled_back = isinstance(error, asyncpg.exceptions.TransactionRollbackError)
         refused = ours is None and isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError)
         if len(batch) == 1 or not (refused or rolled_back):
@@ -361,19 +365,22 @@ class Batcher:
                     waiter.answer.set_exception(failure)
             return
         middle = len(batch) // 2
-        await self._send_again(batch[:middle])
-        await self._send_again(batch[middle:])
+        first, second = batch[:middle], batch[middle:]
+        await self._send_again(first)
+        await self._send_again(second)
+        batch[:] = first + second
 
     def _send_lost_again(self, batch: list[Waiter]) -> None:
-        """Let reads whose connection was lost wait once more, if they have time left."""
+        """Let those wait once more who have time left, and take them out of the batch."""
         now_s = monotonic_s()
         again = [one for one in batch if not one.was_lost and one.deadline_s > now_s and not one.answer.done()]
         for waiter in again:
             waiter.was_lost = True
             self.room.put_back(waiter, now_s=now_s)
-        batch[:] = [one for one in batch if not one.was_lost or one not in again]
+        _take_out(batch, again)
 
     async def _send_again(self, half: list[Waiter]) -> None:
+        """Send one half of a batch; those who wait once more after that are taken out of it."""
         now_s = monotonic_s()
         for waiter in half:
             if waiter.deadline_s <= now_s and not waiter.answer.done():
@@ -386,7 +393,14 @@ class Batcher:
             async with self._connection(max(waiter.deadline_s for waiter in batch)) as connection:
                 await self._send(connection, batch)
         except Exception as error:  # noqa: BLE001 - as in `_run_lane`
+            sent = batch.copy()
             await self._tell_or_part(batch, error)
+            _take_out(half, set(sent).difference(batch))
+
+
+def _take_out(batch: list[Waiter], waiters: Iterable[Waiter]) -> None:
+    gone = set(waiters)
+    batch[:] = [waiter for waiter in batch if waiter not in gone]
 
 
 def by_ordinal(rows: Iterable[Any], *, count: int) -> list[Any]:

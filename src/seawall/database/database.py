@@ -16,7 +16,7 @@ from seawall.database.endpoint import Endpoint
 from seawall.database.pool import CONNECTION_LOST, Connection, Lender, Pool, in_our_words
 from seawall.database.queries import Query
 from seawall.database.servers import Server, expected_s, freshest_of
-from seawall.errors import DeadlineExceeded
+from seawall.errors import DatabaseDown, DeadlineExceeded, OutcomeUnknown
 from seawall.telemetry.purpose import PURPOSE, STALENESS
 
 DRIVER_ERRORS = (asyncpg.PostgresError, *CONNECTION_LOST)
@@ -265,9 +265,11 @@ class Database:
     async def transaction(self, *, patience_s: float | None = None) -> AsyncIterator[Transaction]:
         """Hold one connection and one transaction for the length of the block; errors as `fetch`.
 
-        What the block raises goes out at once; the pool sees to it that the transaction is rolled back.
+        What the block raises goes out at once; the pool sees to it that the transaction is rolled back. The outcome
+        is unknown only when the connection is lost during the commit.
         """
         deadline_s = self._deadline_s(patience_s)
+        is_committing = False
         try:
             async with self._lender.connection(deadline_s=deadline_s) as connection:
                 transaction = Transaction(connection, deadline_s=deadline_s)
@@ -276,9 +278,13 @@ class Database:
                     # The connection's own limit is for statements that somebody waits for.
                     await transaction.say(f"set local statement_timeout = {int(patience_s * 1000)}")
                 yield transaction
+                is_committing = True
                 await transaction.say("commit")
         except DRIVER_ERRORS as error:
-            raise (in_our_words(error) or error) from error
+            ours = in_our_words(error)
+            if isinstance(ours, OutcomeUnknown) and not is_committing:
+                ours = DatabaseDown("The connection to the database was lost.")
+            raise (ours or error) from error
 
     def _deadline_s(self, patience_s: float | None = None) -> float:
         """Return when work that begins now must have ended: in so long, or when its request must have."""

@@ -58,6 +58,7 @@ SWEEP_PAUSE_S = 0.005
 HELD_TOO_LONG_S = 2.0
 # What has no deadline of its own (begin, commit) ends this long after a statement must have ended.
 COMMAND_MARGIN_S = 1.0
+CLOSING = "The connections to the database are being closed."
 
 # Serving statements know their plan beforehand (an index, always): planning them again for each
 # set of values, or for statistics that are not there yet, only does harm.
@@ -180,6 +181,10 @@ class Connection:
     retires_s: float = float("inf")
     used_s: float = 0.0
     hold: Hold | None = None
+    replayed: int = 0
+    """A position that the server has certainly replayed: it does not restart without losing this connection."""
+    names: int = 0
+    """How many names were given to statements."""
     prepared: dict[Query, "asyncpg.prepared_stmt.PreparedStatement[asyncpg.Record]"] = field(default_factory=dict)
     begin: str = "begin"
     has_session: bool = True
@@ -198,8 +203,9 @@ class Connection:
         statement = self.prepared.get(query)
         if statement is None:
             # By a name of its own: one without a name is parsed anew for each execution, which costs the server more
-            # than a point read.
-            name = f"s{len(self.prepared)}"
+            # than a point read. Never a name twice: the server may have taken one without our hearing of it.
+            name = f"s{self.names}"
+            self.names += 1
             statement = await self.raw.prepare(query.sql, timeout=timeout_s, name=name)
             self.prepared[query] = statement
         return await statement.fetch(*arguments, timeout=timeout_s)
@@ -281,6 +287,7 @@ class Pool:
         self._lent = 0
         self._holders: set[asyncio.Task[object]] = set()
         self._connecting = asyncio.Semaphore(CONNECTS_AT_ONCE)
+        self._attempts: set[asyncio.Timeout] = set()
         self._driver_connection = _bounded_cancels(self.counts)
         self._settling: set[asyncio.Task[None]] = set()
         # Those among the lent that are one too many and will be closed.
@@ -364,6 +371,9 @@ class Pool:
         for hold in self.holds.lent:
             if hold.end is not None:
                 hold.end()
+        for attempt in self._attempts:
+            if not attempt.expired():
+                attempt.reschedule(asyncio.get_running_loop().time())
         self.room.dismiss(DatabaseDown("Another server does this one's work."), now_s=monotonic_s())
 
     def take_most_lent(self) -> int:
@@ -372,8 +382,9 @@ class Pool:
         return most
 
     async def close(self) -> None:
-        """Close every idle connection; those lent are closed when they come back."""
+        """Send away who waits and close every idle connection; those lent are closed when they come back."""
         self._closed = True
+        self.room.dismiss(DatabaseDown(CLOSING), now_s=monotonic_s())
         if self._sweep is not None:
             self._sweep.cancel()
         if self._maintaining is not None:
@@ -393,6 +404,8 @@ class Pool:
         assert task is not None
         if task in self._holders:
             raise RuntimeError("a task that holds a connection must not ask for another: a bounded pool would stop")
+        if self._closed:
+            raise DatabaseDown(CLOSING)
         if deadline_s <= monotonic_s():
             self.room.counts.expired += 1
             raise DeadlineExceeded
@@ -546,28 +559,21 @@ class Pool:
         failure: BaseException | None = None
         times = self._times_abandoned
         while (left_s := deadline_s - monotonic_s()) > 0 and not self._closed and times == self._times_abandoned:
-            dialect = self._dialect
             try:
-                async with asyncio.timeout(left_s), self._connecting:
-                    started_s, dialect = monotonic_s(), self._dialect  # as others have found out meanwhile
-                    raw = await asyncpg.connect(
-                        **self._endpoint.connect_arguments(),
-                        timeout=min(left_s, CONNECT_TIMEOUT_S),
-                        command_timeout=self._command_timeout_s,
-                        server_settings=dict(dialect.startup),
-                        statement_cache_size=0,
-                        connection_class=self._driver_connection,
-                    )
+                async with asyncio.timeout(left_s) as attempt:
+                    self._attempts.add(attempt)
+                    try:
+                        raw, dialect, took_s = await self._connect(min(left_s, CONNECT_TIMEOUT_S))
+                    finally:
+                        self._attempts.discard(attempt)
             except (*CONNECTION_LOST, asyncpg.PostgresError) as error:
-                if dialect is self._direct and REFUSED_BY_POOLER in str(error):
-                    self._dialect = self._pooled
-                    continue
                 # Who answers next may be somebody else.
                 self._dialect = self._direct
                 self.counts.open_failures += 1
                 is_full = isinstance(error, asyncpg.exceptions.TooManyConnectionsError)
                 self.counts.refused_by_server += is_full
-                if self.on_failed_connect is not None and not is_full:
+                # That a caller, or the queue before it, was out of time says nothing of the server.
+                if self.on_failed_connect is not None and not is_full and not isinstance(error, TimeoutError):
                     self.on_failed_connect()
                 failure = error
             else:
@@ -577,7 +583,7 @@ class Pool:
                     raw._server_caps = caps._replace(jit=False)  # type: ignore[attr-defined]
                 now_s = monotonic_s()
                 self.counts.opened += 1
-                self.create_durations.observe(now_s - started_s)
+                self.create_durations.observe(took_s)
                 if self._maintaining is None:
                     loop = asyncio.get_running_loop()
                     self._maintaining = loop.create_task(self._maintain(), name="look after connections")
@@ -592,6 +598,29 @@ class Pool:
             pause_s = random.uniform(*CONNECT_PAUSE_S)  # noqa: S311 - jitter, not a secret
             await asyncio.sleep(min(pause_s, max(0.0, deadline_s - monotonic_s())))
         raise DatabaseDown("The database cannot be reached.") from failure
+
+    async def _connect(self, timeout_s: float) -> "tuple[asyncpg.Connection[asyncpg.Record], Dialect, float]":
+        """Connect once, when it is our turn; return the connection, how to speak to it, and how long that took."""
+        async with self._connecting:
+            started_s, dialect = monotonic_s(), self._dialect  # as others have found out meanwhile
+            try:
+                raw = await self._connect_as(dialect, timeout_s)
+            except asyncpg.PostgresError as error:
+                if dialect is self._pooled or REFUSED_BY_POOLER not in str(error):
+                    raise
+                self._dialect = dialect = self._pooled
+                raw = await self._connect_as(dialect, timeout_s)
+            return raw, dialect, monotonic_s() - started_s
+
+    async def _connect_as(self, dialect: "Dialect", timeout_s: float) -> "asyncpg.Connection[asyncpg.Record]":
+        return await asyncpg.connect(
+            **self._endpoint.connect_arguments(),
+            timeout=timeout_s,
+            command_timeout=self._command_timeout_s,
+            server_settings=dict(dialect.startup),
+            statement_cache_size=0,
+            connection_class=self._driver_connection,
+        )
 
     # Maintenance.
 

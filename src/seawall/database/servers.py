@@ -64,7 +64,7 @@ class Server:
     sighting: Sighting | None = None
     is_ill: bool = False
     replayed: int = 0
-    """A position it has certainly replayed."""
+    """What it had replayed when it was last looked at. It may have restarted since, and show less."""
     is_awaited_at: int = 0
     """A position it did not reach in time: it answers no reads until it is seen there."""
     fresh_s: float = float("-inf")
@@ -82,6 +82,8 @@ class Server:
 
     def see(self, sighting: Sighting) -> None:
         """Note what it said; it is well."""
+        if self.sighting is None or sighting.timeline != self.sighting.timeline:
+            self.is_awaited_at = 0  # That was a place in another log.
         self.sighting = sighting
         self.is_ill = False
         self.replayed = sighting.position if sighting.in_recovery else 0
@@ -118,6 +120,12 @@ def primary_of(servers: Sequence[Server]) -> Server | None:
     return max(leaders, key=lambda one: (one.sighting.timeline if one.sighting else 0, not one.is_ill), default=None)
 
 
+def follows(server: Server, primary: Server) -> bool:
+    """Return whether a server is this primary's replica, as far as they said: it receives the same timeline."""
+    mine, its = server.sighting, primary.sighting
+    return mine is not None and its is not None and mine.in_recovery and mine.timeline == its.timeline
+
+
 def readers_of(servers: Sequence[Server], primary: Server | None) -> tuple[Server, ...]:
     """Return the replicas that may be asked; without a primary that is well there is nobody to judge their answers.
 
@@ -125,16 +133,8 @@ def readers_of(servers: Sequence[Server], primary: Server | None) -> tuple[Serve
     """
     if primary is None or primary.is_ill or primary.sighting is None or not primary.sighting.waits_for_disk:
         return ()
-    timeline = primary.sighting.timeline
     return tuple(
-        one
-        for one in servers
-        if one.sighting is not None
-        and one.sighting.in_recovery
-        and one.sighting.timeline == timeline
-        and not one.is_ill
-        and not one.is_late
-        and one.pool.size > 0
+        one for one in servers if follows(one, primary) and not one.is_ill and not one.is_late and one.pool.size > 0
     )
 
 

@@ -14,7 +14,15 @@ from uuid import UUID, uuid4
 from seawall.access import Caller
 from seawall.blobs import DiskBlobStore
 from seawall.database import Database, load_queries
-from seawall.errors import BlobMissing, Invalid, NoSuchBucket, NoSuchKey, OutcomeUnknown, PreconditionFailed
+from seawall.errors import (
+    BlobMissing,
+    Invalid,
+    NoSuchBucket,
+    NoSuchKey,
+    OutcomeUnknown,
+    PreconditionFailed,
+    Unavailable,
+)
 from seawall.objects.buckets import QUERIES, Buckets
 from seawall.objects.digests import Digests
 from seawall.objects.listing import Page, page_bounds, read_page
@@ -320,8 +328,15 @@ class ObjectStore:
         return await self.database.read(CURRENT_VERSION, found.bucket_id, key)
 
     async def _present(self, bucket: Bucket, key: str) -> Any:
-        """Return the row of a key as the server that takes writes has it, also when stale answers are allowed."""
-        return await self.database.fetch_one(CURRENT_VERSION, [bucket.bucket_id], [key])
+        """Return the row of a key as the server that takes writes has it, also when stale answers are allowed.
+
+        Raises:
+            OutcomeUnknown: it cannot be looked up, so it stays unknown.
+        """
+        try:
+            return await self.database.fetch_one(CURRENT_VERSION, [bucket.bucket_id], [key])
+        except Unavailable as error:
+            raise OutcomeUnknown from error
 
     async def _explain(self, bucket: Bucket, key: str, condition: Condition) -> NoReturn:
         """Say why a conditional write was not done."""

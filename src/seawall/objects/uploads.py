@@ -22,6 +22,7 @@ from seawall.errors import (
     OutcomeUnknown,
     PartTooSmall,
     PreconditionFailed,
+    Unavailable,
 )
 from seawall.objects.buckets import QUERIES
 from seawall.objects.digests import (
@@ -260,9 +261,12 @@ class Uploads:
             return await self._complete(upload, named, checksum=checksum, size_bytes=size_bytes, condition=condition)
         except OutcomeUnknown:
             # If it became the object, it is done. If not, the upload is under way as before.
-            row = await self._database.fetch_one(
-                QUERIES["object_of_upload"], upload.bucket.bucket_id, upload.key, upload.upload_id
-            )
+            try:
+                row = await self._database.fetch_one(
+                    QUERIES["object_of_upload"], upload.bucket.bucket_id, upload.key, upload.upload_id
+                )
+            except Unavailable as error:
+                raise OutcomeUnknown from error
             if row is None:
                 raise
             return Stored(size_bytes=row["size_bytes"], etag=row["etag"], checksum=row["checksum"])

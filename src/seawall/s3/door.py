@@ -22,7 +22,7 @@ from seawall.s3.operations import OPERATIONS, URGENCIES, Target, find_operation,
 from seawall.s3.requests import S3Request
 from seawall.s3.signature import Signed, SigningKeys, parse, verify
 from seawall.s3.upload_verbs import UploadVerbs
-from seawall.telemetry.purpose import PURPOSE, Purpose, Urgency
+from seawall.telemetry.purpose import PURPOSE, STALENESS, Purpose, Urgency
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +87,8 @@ class S3Door:
 
     async def __call__(self, exchange: Exchange) -> None:
         """Answer one request."""
+        # Requests of one connection may follow each other in one context.
+        STALENESS.set(0.0)
         try:
             request = self._follow(exchange) or await self._understand(exchange)
             PURPOSE.set(purpose_of(exchange))
@@ -174,7 +176,8 @@ def purpose_of(exchange: Exchange) -> Purpose:
     urgency = URGENCIES.get(exchange.operation, Urgency.NORMAL)
     # Whoever sends a body, or has bytes copied, sets the pace; an answer that needs neither has to begin in time.
     deadline_s = exchange.started_s + FIRST_BYTE_S if urgency is Urgency.INTERACTIVE else None
-    return Purpose(exchange.operation, exchange.account or 0, urgency, deadline_s)
+    only_reads = exchange.method in {"GET", "HEAD"}
+    return Purpose(exchange.operation, exchange.account or 0, urgency, deadline_s, only_reads)
 
 
 def _signed_request(

@@ -27,13 +27,15 @@ class Purpose(NamedTuple):
     """What a piece of work is for.
 
     `tenant` is an account's number, 0 for those nobody knows. `deadline_s` is on the monotonic clock;
-    None where each step has its own patience, because the client sets the pace.
+    None where each step has its own patience, because the client sets the pace. `only_reads`: nothing is decided
+    by what is read, but what is answered.
     """
 
     route: str = "internal"
     tenant: int = 0
     urgency: Urgency = Urgency.NORMAL
     deadline_s: float | None = None
+    only_reads: bool = False
 
 
 INTERNAL: Final = Purpose()
