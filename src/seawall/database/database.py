@@ -157,7 +157,7 @@ class Database:
         """Answer one point read, merged with those that wait beside it.
 
         A query that gives the row's `xmin` may be answered by a replica, which nobody can tell from the answer. While
-        no server takes writes, the answer of any query may be as old as the settings allow; `STALENESS` says so then.
+        no server takes writes, the answer to who only reads may be as old as the settings allow; `STALENESS` says so then.
 
         Returns:
             The row, or None where there is none.
@@ -169,7 +169,7 @@ class Database:
         if batcher is None:
             batcher = self._batchers[query] = Batcher(query, self._lender, lanes=self.settings.read_lanes)
         if self.balancer is not None:
-            if self.balancer.is_headless and self.settings.stale_reads_s > 0:
+            if self.settings.stale_reads_s > 0 and self.balancer.is_headless and PURPOSE.get().only_reads:
                 stale = freshest_of(self.servers, now_s=monotonic_s(), age_max_s=self.settings.stale_reads_s)
                 if stale is not None:
                     return await self._read_stale(query, key, stale)
