@@ -157,7 +157,7 @@ class Database:
         """Answer one point read, merged with those that wait beside it.
 
         A query that gives the row's `xmin` may be answered by a replica, which nobody can tell from the answer. While
-        no server takes writes, the answer to who only reads may be as old as the settings allow; `STALENESS` says so then.
+        no server takes writes, the answer to who only reads may be as old as the settings allow; `STALENESS` says so.
 
         Returns:
             The row, or None where there is none.
