@@ -111,8 +111,8 @@ DEFINITIONS: Final[tuple[Definition, ...]] = (
         name="db_client_connection_max",
         kind="gauge",
         labels=("server",),
-        meaning="Connections to PostgreSQL a process opens at the most.",
-        rises_when="settings change",
+        meaning="Connections to PostgreSQL a process opens at the most, as its lease allows.",
+        rises_when="it needs more, and the fleet has them to give",
     ),
     Definition(
         name="db_client_connection_pending_requests",
