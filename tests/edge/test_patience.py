@@ -308,7 +308,7 @@ async def test_a_handler_that_goes_on_may_take_its_time(file: Path) -> None:
 
 
 async def test_a_slow_reader_does_not_make_our_handler_look_hung(file: Path) -> None:
-    settings = {"answer_s": SOON_S, "stall_s": 10 * SOON_S}
+    settings: dict[str, Any] = {"answer_s": SOON_S, "stall_s": 10 * SOON_S}
 
     async with (
         serving(lambda exchange: send_file(exchange, file), **settings) as served,
