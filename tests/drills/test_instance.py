@@ -88,9 +88,11 @@ async def test_nothing_is_left_of_a_service_whose_keeper_was_killed() -> None:
 
 async def test_nothing_is_left_when_the_stop_is_interrupted() -> None:
     pids: list[int] = []
+    directories: list[Path] = []
 
     async def drill() -> None:
         async with running_instance() as instance:
+            directories.append(instance.directory)
             pids.extend([instance.process.pid, *instance.node_pids(), instance.postgres_pid()])
             os.kill(instance.process.pid, signal.SIGSTOP)  # it will not stop in order
             await asyncio.sleep(600)
@@ -106,6 +108,7 @@ async def test_nothing_is_left_when_the_stop_is_interrupted() -> None:
         await running
 
     assert alive(pids) == []
+    assert not directories[0].exists()
 
 
 def test_ctrl_c_leaves_nothing() -> None:

@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final, NamedTuple, Self, cast
 from urllib.parse import urlsplit
 
@@ -211,6 +211,7 @@ class Link(asyncio.Protocol):
         "_listener",
         "_open",
         "_partial",
+        "_unasked",
         "idle_since_s",
         "transport",
     )
@@ -224,6 +225,7 @@ class Link(asyncio.Protocol):
         self._partial: Answer | None = None
         self._body: list[bytes] = []
         self._left = 0
+        self._unasked = b""
         self._closes = False
         self._open = opened
 
@@ -255,14 +257,23 @@ class Link(asyncio.Protocol):
         )
 
     def ask(self, request: bytes, listener: Listener, *, keep: bool = False) -> None:
-        """Send a request; `listener` hears of its end once, unless the link is given up before."""
-        assert self.transport is not None
+        """Send a request; `listener` hears of its end once and later, unless the link is given up before.
+
+        A service that has too many connections may have answered already.
+        """
         self._listener = listener
         self._keep = keep
         self._head = b""
         self._partial = None
         self._body.clear()
-        self.transport.write(request)
+        loop = asyncio.get_running_loop()
+        if self._unasked:
+            data, self._unasked = self._unasked, b""
+            loop.call_soon(self.data_received, data)
+        elif self.transport is None or self.transport.is_closing():
+            loop.call_soon(partial(self._end, Answer(0, "closed"), close=False))
+        else:
+            self.transport.write(request)
 
     def give_up(self) -> None:
         """Close the connection at once; nobody hears of it."""
@@ -281,8 +292,7 @@ class Link(asyncio.Protocol):
         if self._listener is None:
             # Nobody asked: the service says why it is about to close.
             self._closes = True
-            if self.transport is not None:
-                self.transport.close()
+            self._unasked = (self._unasked + data)[:HEAD_MAX_BYTES]
             return
         if self._partial is None:
             self._head += data

@@ -335,6 +335,7 @@ class _Crowds:
     async def come(self) -> Summary:
         """Let them come, and wait for the last."""
         spent_s, self._began_s = _cpu_s(), monotonic_s()
+        busy_share = 0.0
         parent = os.getppid()
         self._step()
         second = 0
@@ -343,6 +344,8 @@ class _Crowds:
             await asyncio.sleep(TICK_S)
             now_s = self._now_s()
             self._expire(now_s)
+            if now_s <= self._load.end_s:
+                busy_share = (_cpu_s() - spent_s) / now_s
             if now_s >= second + 1:
                 self._report(second)
                 second += 1
@@ -353,7 +356,6 @@ class _Crowds:
         if self._done.done():
             self._done.result()
         self._is_over = True
-        busy_share = (_cpu_s() - spent_s) / (monotonic_s() - self._began_s)
         for request in [*self._here]:
             self._let_go(request)
             self._finish(request, Outcome.TIMED_OUT)

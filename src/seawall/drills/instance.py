@@ -214,9 +214,11 @@ async def running_instance(settings: Mapping[str, str] | None = None) -> AsyncIt
             cores=cores,
         )
     finally:
-        if process is not None:
-            await _stop(process, directory / "data")
-        shutil.rmtree(directory, ignore_errors=True)
+        try:
+            if process is not None:
+                await _stop(process, directory / "data")
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def _new_directory() -> Path:

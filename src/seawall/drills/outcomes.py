@@ -224,8 +224,8 @@ class Slice:
 class Effort:
     """What the load cost its generator. Lateness is from due to begun, at the 99th percentile, in ms.
 
-    `dropped` are requests it did not even begin, because too many were waiting; `busy_share` is the share of the time
-    in which its one core worked for it.
+    `dropped` are requests it did not even begin, because too many were waiting; `busy_share` is the share of the load's
+    time in which its one core worked for it.
     """
 
     late_p99_ms: float
