@@ -19,7 +19,8 @@ async def run(rates: list[float], *, users: int, seconds: float) -> None:
     """Offer, and print a line for each rate."""
     async with running_instance() as instance:
         stage = await set_stage(instance, users=users)
-        print(machine())
+        cores = instance.cores
+        print(f"{machine().partition(', load')[0]}; the generator on core {cores.generator}, the service on the others")
         for rate_per_s in rates:
             proof = await prove_generator(stage, rate_per_s=rate_per_s, seconds=seconds, users=users)
             effort, answers = proof.summary.effort, proof.summary.answers
