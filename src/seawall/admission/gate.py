@@ -37,7 +37,17 @@ FORGET_S: Final = 5.0
 """When nobody had to be turned away for so long, there is no pace any more: the capacity may be another by now."""
 
 ONSET: Final = 1.5
-"""When so many times what may come in a window has come in, the threshold is looked for at once."""
+ONSET_LEAST: Final = 20
+"""When so many times what may come in a window (or came, where there is no pace) has come in, and so many more, the
+gate looks at once: a surge is ten times what it was within a moment."""
+
+REMARKED_S: Final = 0.05
+"""When it was found out who takes too much, ranks are other ones than those that arrived: the gate looks again so soon."""
+
+AIM_S: Final = 1.0
+AIM_BOUNDS: Final = (0.5, 1.5)
+"""Over how long it is learnt that more was let in than was meant, or less, and how much of that is believed: what
+comes next is not quite what came last."""
 
 TURN_S: Final = 300.0
 """How long users keep their levels: who is turned away is not the same one for ever."""
@@ -103,7 +113,9 @@ class Gate:
         self._looked_s = now_s
         self._admitted = 0
         self._admitted_most = math.inf
+        self._look_by_s = math.inf
         self._turned_away = 0
+        self._aim = 1.0
         self._credit = 0.0
         self._turn = 0
 
@@ -133,7 +145,7 @@ class Gate:
             case Standing.BEYOND:
                 rank = BEYOND_SHARE
         self._arrived[rank] += 1
-        if self._admitted >= self._admitted_most:
+        if self._admitted >= self._admitted_most or now_s >= self._look_by_s:
             self.look(now_s)
         threshold = self.threshold
         if rank >= threshold.rank and not (rank == threshold.rank and self._is_among(threshold.part)):
@@ -161,6 +173,7 @@ class Gate:
         self._looked_s = now_s
         self.levels = {name: reading() for name, reading in self._readings.items()}
         level = max(self.levels.values(), default=0.0)
+        self._learn_to_aim(elapsed_s)
         self._settle(elapsed_s, level)
         if level > 1:
             self._limited_s = now_s
@@ -172,12 +185,17 @@ class Gate:
             )
             if self._arrivals_per_s > self.pace_per_s:
                 self._limited_s = now_s
-                part = self.pace_per_s / self._arrivals_per_s
+                part = self._aim * self.pace_per_s / self._arrivals_per_s
                 self.threshold = threshold_for(self._arrivals, part * sum(self._arrivals))
+        was_open = self.shares.fair_per_s == math.inf
         self.shares.look(now_s)
+        self._look_by_s = math.inf
+        if was_open and self.shares.fair_per_s < math.inf:
+            self._arrivals = [0.0] * RANKS
+            self._look_by_s = now_s + REMARKED_S
         self._turn = int(now_s / TURN_S)
         self._admitted, self._turned_away = 0, 0
-        self._admitted_most = ONSET * self.pace_per_s * WINDOW_S + 1
+        self._admitted_most = ONSET * min(self.pace_per_s, self._best_per_s) * WINDOW_S + ONSET_LEAST
 
     def _is_among(self, part: float) -> bool:
         """Whether this one is among the part of its rank that may come in: evenly, not by lot."""
@@ -196,6 +214,16 @@ class Gate:
             self.counts.closed += 1
             return Refusal(None, retry_after_s)
         return Refusal(self._settings.refusal_delay_s * (0.5 + 0.5 * random()), retry_after_s)  # noqa: S311 - jitter
+
+    def _learn_to_aim(self, elapsed_s: float) -> None:
+        """Compare what was let in since the last look with what was meant."""
+        meant = self.pace_per_s * elapsed_s
+        if not self.is_limiting:
+            self._aim = 1.0
+        elif self._admitted and meant >= 1:
+            least, most = AIM_BOUNDS
+            right = min(most, max(least, self._aim * meant / self._admitted))
+            self._aim = settled(self._aim, right, elapsed_s=elapsed_s, over_s=AIM_S)
 
     def _settle(self, elapsed_s: float, level: float) -> None:
         """Bring the rates up to date."""

@@ -12,12 +12,12 @@ CoDel's point (RFC 8289).
 import math
 from typing import Final
 
-DRAIN: Final = 0.1
-"""Per target that a queue is too long (or too short), so much less (or more) than what is served is let in: a queue of
-half a second, at a target of a tenth, is gone in little more than a second."""
+DRAIN: Final = 0.2
+"""Per target that a queue is too long (or too short), so much less (or more) than what is served is let in: with a
+target of a tenth of a second, what is too much is worked off in half a second or so."""
 
-DRAIN_MOST: Final = 0.5
-IDLE_MOST: Final = 3
+DRAIN_MOST: Final = 0.7
+IDLE_MOST: Final = 2
 """While nothing waits, look after look, and somebody is turned away, the step doubles so many times: what was scarce
 is so no longer."""
 
@@ -58,7 +58,7 @@ def pace_for(capacity_per_s: float, *, best_per_s: float, level: float, idle_loo
         idle_looks: how many times in a row nothing waited although somebody was turned away.
 
     >>> pace_for(100.0, best_per_s=100.0, level=3.0, idle_looks=0)
-    80.0
+    60.0
     >>> pace_for(100.0, best_per_s=100.0, level=1.0, idle_looks=0)
     100.0
     """

@@ -440,7 +440,8 @@ class Pool:
         answer: asyncio.Future[None] = loop.create_future()
         waiter = Waiter(answer, deadline_s, purpose, cost=cost)
         if is_admitted:
-            self.room.put_back(waiter, now_s=now_s)
+            # It carries the rows of many, who have waited for it.
+            self.room.put_back(waiter, now_s=now_s, is_first=True)
         else:
             self.room.enter(waiter, now_s=now_s)
         if deadline_s < self._sweep_s:

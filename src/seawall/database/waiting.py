@@ -104,6 +104,8 @@ class WaitingRoom:
         self.target_s = TARGET_S
         self._limit = limit
         self._length = 0
+        # What they cost together: more than their number where those who wait ask for more than most.
+        self._work = 0.0
         self._gone = 0
         self._turns = 0
         self._flows: dict[int, _Flow] = {}
@@ -131,7 +133,7 @@ class WaitingRoom:
     @property
     def standing_s(self) -> float:
         """How long it takes, at the present pace, to serve everybody who waits; 0 when nobody does."""
-        return self.round_s + self._length * self.turn_s if self._length else 0.0
+        return self.round_s + self._work * self.turn_s if self._length else 0.0
 
     def predicted_wait_s(self, purpose: Purpose) -> float:
         """Return how long who comes now will wait, if those before take as long as others did of late."""
@@ -144,7 +146,7 @@ class WaitingRoom:
         own = self._flows.get(_number(purpose))
         # Tenants take turns: a newcomer passes the queues of the others but for one turn each per turn of its own.
         fair = (1 + (len(own.waiters) if own is not None else 0)) * len(self._flows)
-        return self.round_s + min(before, fair) * self.turn_s
+        return self.round_s + min(before, fair) * self.turn_s * self._work / self._length
 
     def enter(self, waiter: Waiter, *, now_s: float) -> Waiter | None:
         """Let one more wait; return who was turned away for that, if the room is full.
@@ -171,17 +173,22 @@ class WaitingRoom:
         self.put_back(waiter, now_s=now_s)
         return turned_away
 
-    def put_back(self, waiter: Waiter, *, now_s: float) -> None:
-        """Let one wait who was let in before, and may be served from now on."""
+    def put_back(self, waiter: Waiter, *, now_s: float, is_first: bool = False) -> None:
+        """Let one wait who was let in before, and may be served from now on: as the first of its class, or in turn."""
         waiter.arrived_s = now_s
         number = _number(waiter.purpose)
         flow = self._flows.get(number)
         if flow is None:
             urgency = waiter.purpose.urgency
             flow = self._flows[number] = _Flow(number, urgency)
-            self._rounds[urgency].append(flow)
+            if is_first:
+                self._rounds[urgency].appendleft(flow)
+                flow.deficit = 1.0
+            else:
+                self._rounds[urgency].append(flow)
         flow.waiters.append(waiter)
         self._length += 1
+        self._work += waiter.cost
 
     def one_has_gone(self, *, now_s: float) -> None:
         """Note that one of those who wait does not any more; when half of them do not, they are taken out."""
@@ -235,6 +242,7 @@ class WaitingRoom:
                 else:
                     stay.append(waiter)
             self._length -= len(flow.waiters) - len(stay)
+            self._work += sum(waiter.cost for waiter in stay) - sum(waiter.cost for waiter in flow.waiters)
             flow.waiters = stay
             if not stay:
                 self._close(flow)
@@ -256,6 +264,8 @@ class WaitingRoom:
         waiter = flow.waiters.popleft()
         flow.deficit -= waiter.cost
         self._length -= 1
+        # Nothing is left of rounding when nobody is.
+        self._work = self._work - waiter.cost if self._length else 0.0
         if not flow.waiters:
             self._close(flow)
         return waiter, flow
@@ -275,6 +285,7 @@ class WaitingRoom:
             raise Overloaded
         waiter = longest.waiters.popleft()
         self._length -= 1
+        self._work -= waiter.cost
         if not longest.waiters:
             self._close(longest)
         if not waiter.answer.done():
