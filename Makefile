@@ -9,7 +9,7 @@ T      ?=
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up test check bench docs format lock clean
+.PHONY: help up test check drill bench docs format lock clean
 
 help: ## list these commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-8s %s\n", $$1, $$2 }'
@@ -28,6 +28,9 @@ check: $(VENV)/.dev ## format, lint, types, contracts, reference pages, unit and
 	$(BIN)/python docs/print_reference.py --check
 	$(BIN)/python -m pytest -q tests/unit tests/tidy
 	$(BIN)/python -m pytest -q --doctest-modules -p no:randomly src
+
+drill: $(VENV)/.runtime ## replay the outage, shortened: as it was, as it is, and the scoreboard (three minutes)
+	$(BIN)/seawall drill debacle $(ARGS)
 
 bench: $(VENV)/.dev ## measure this service by its load shapes and append the table to docs/benchmarks.md
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -42,7 +42,7 @@ ONSET_LEAST: Final = 20
 gate looks at once: a surge is ten times what it was within a moment."""
 
 REMARKED_S: Final = 0.05
-"""When it was found out who takes too much, ranks are other ones than those that arrived: the gate looks again so soon."""
+"""When it was found out who takes too much, ranks are other ones than those that arrived: the gate looks again soon."""
 
 AIM_S: Final = 1.0
 AIM_BOUNDS: Final = (0.5, 1.5)

@@ -4,6 +4,7 @@ import sys
 
 import click
 
+from seawall.cli.drill import drill
 from seawall.cli.gc import gc
 from seawall.cli.migrate import migrate
 from seawall.cli.node import node
@@ -20,7 +21,7 @@ def seawall() -> None:
     """Cloud file storage that stays up when the crowd arrives."""
 
 
-for command in (up, node, migrate, status, user, gc, scrub):
+for command in (up, node, migrate, status, user, drill, gc, scrub):
     seawall.add_command(command)
 
 

@@ -1,0 +1,145 @@
+"""What is said of a drill when it is over: a table for people, JSON for programs, a page with charts for both.
+
+Every line is a figure that was measured. What was not measured has no line.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any, Final
+
+from seawall.drills.chart import timelines
+from seawall.drills.outcomes import Slice
+from seawall.drills.surge import MIB, Act
+
+STYLE: Final = """
+:root { color-scheme: light dark; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+table { border-collapse: collapse; width: 100%; }
+th, td { padding: .35rem .6rem; border-bottom: 1px solid color-mix(in srgb, currentColor 20%, transparent); }
+td { text-align: right; font-variant-numeric: tabular-nums; } th { text-align: left; font-weight: 500; }
+svg { width: 100%; height: auto; background: #fff; border-radius: 6px; }
+.held { color: #0b6e4f; } .fell { color: #b3261e; }
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One line: what it is, and how it was in each act, as people read it."""
+
+    label: str
+    values: tuple[str, ...]
+
+
+def lines_of(acts: Mapping[str, Act]) -> list[Line]:
+    """Return the lines of the board."""
+    each = [*acts.values()]
+    every = [act.summary.everybody for act in each]
+    lines = [
+        _line("capacity, requests/s", [f"{act.capacity_per_s:,.0f}" for act in each]),
+        _line("asked in the surge, of the capacity", [_times(one.during.due, one, act) for one, act in _both(acts)]),
+        _line("with what was asked again", [_times(one.during.attempts, one, act) for one, act in _both(acts)]),
+        _line("users affected", [_percent(one.whole.affected_share) for one in every]),
+        _line("users affected after the surge", [_percent(one.after.affected_share) for one in every]),
+        _line("goodput in the surge, of the capacity", [f"{act.goodput:.2f}" for act in each]),
+        _line("p99 of admitted requests in the surge", [_ms(one.during.attempt_p99_ms) for one in every]),
+        _line("seconds of impact", [f"{act.impact_s}" for act in each]),
+        _line("serving again, after the surge", [_seconds(act.serving_after_s) for act in each]),
+        _line("everybody served in time again", [_seconds(one.recovered_s) for one in every]),
+        _line("acknowledged writes lost", [_lost(act) for act in each]),
+        _line("most memory of a node", [f"{act.rss_most_bytes / MIB:,.0f} MiB" for act in each]),
+    ]
+    groups = [act.summary.by_group for act in each]
+    for name in groups[0] if len(groups[0]) > 1 else ():
+        shares = [_percent(group[name].during.served_share) for group in groups]
+        lines.append(_line(f"served in the surge: {name}", shares))
+    return lines
+
+
+def text(acts: Mapping[str, Act], *, complaints: Sequence[str]) -> str:
+    """Return the board as a table of text, and the judgement."""
+    lines = lines_of(acts)
+    wide = max(len(line.label) for line in lines)
+    columns = [max(12, *(len(value) for value in values)) for values in _columns(acts, lines)]
+    heads = "  ".join(f"{name:>{width}}" for name, width in zip(acts, columns, strict=True))
+    rows = [f"{'':<{wide}}  {heads}", f"{'':<{wide}}  " + "  ".join("-" * width for width in columns)]
+    for line in lines:
+        values = "  ".join(f"{value:>{width}}" for value, width in zip(line.values, columns, strict=True))
+        rows.append(f"{line.label:<{wide}}  {values}")
+    return "\n".join([*rows, "", *judgement(complaints)])
+
+
+def judgement(complaints: Sequence[str]) -> list[str]:
+    """Return what is said in the end."""
+    if not complaints:
+        return ["The hypothesis held."]
+    return ["The hypothesis did not hold:", *(f"- {complaint}" for complaint in complaints)]
+
+
+def as_json(acts: Mapping[str, Act], *, complaints: Sequence[str]) -> dict[str, Any]:
+    """Return everything that was measured, as JSON."""
+    from pydantic import TypeAdapter  # noqa: PLC0415 - slow to import, and for this alone
+
+    adapter = TypeAdapter(Act)
+    return {
+        "held": not complaints,
+        "complaints": [*complaints],
+        "acts": {
+            name: {
+                **json.loads(adapter.dump_json(act)),
+                "goodput": act.goodput,
+            }
+            for name, act in acts.items()
+        },
+    }
+
+
+def page(acts: Mapping[str, Act], *, title: str, complaints: Sequence[str]) -> str:
+    """Return a page that needs nothing else: the board and the timelines."""
+    head = "".join(f"<th>{escape(name)}</th>" for name in acts)
+    rows = "".join(
+        f"<tr><th>{escape(line.label)}</th>{''.join(f'<td>{escape(value)}</td>' for value in line.values)}</tr>"
+        for line in lines_of(acts)
+    )
+    verdict = "".join(f"<p>{escape(sentence)}</p>" for sentence in judgement(complaints))
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style><h1>{escape(title)}</h1>'
+        f'<div class="{"fell" if complaints else "held"}">{verdict}</div>'
+        f"<table><tr><th></th>{head}</tr>{rows}</table>{timelines(acts)}</html>\n"
+    )
+
+
+def _line(label: str, values: Sequence[str]) -> Line:
+    return Line(label=label, values=tuple(values))
+
+
+def _columns(acts: Mapping[str, Act], lines: Sequence[Line]) -> list[list[str]]:
+    return [[name, *(line.values[at] for line in lines)] for at, name in enumerate(acts)]
+
+
+def _both(acts: Mapping[str, Act]) -> list[tuple[Slice, Act]]:
+    return [(act.summary.everybody, act) for act in acts.values()]
+
+
+def _times(count: int, one: Slice, act: Act) -> str:
+    return f"{count / one.during.seconds / act.capacity_per_s:.1f} ×" if one.during.seconds else "–"
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.1%}"
+
+
+def _ms(value_ms: float | None) -> str:
+    return "nobody served" if value_ms is None else f"{value_ms:,.0f} ms"
+
+
+def _seconds(value_s: float | None) -> str:
+    return "never" if value_s is None else f"{value_s:.1f} s"
+
+
+def _lost(act: Act) -> str:
+    verdict = act.ledger
+    said = f"{verdict.lost + verdict.wrong} of {verdict.acknowledged:,}"
+    return f"{said} ({verdict.unreadable} unreadable)" if verdict.unreadable else said
