@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -183,8 +184,8 @@ class Bar:
         part = min(1.0, (progress.second + 1) / self._whole_s)
         bar = "#" * int(part * BAR)
         click.echo(
-            f"\r  {name}  [{bar:<{BAR}}] {progress.second + 1:>3} of {self._whole_s:.0f} s   asked {progress.due:>5,}/s, "
-            f"answered {progress.served:>5,}/s, waiting {progress.waiting:>6,} ",
+            f"\r  {name}  [{bar:<{BAR}}] {progress.second + 1:>3} of {self._whole_s:.0f} s   "
+            f"asked {progress.due:>5,}/s, answered {progress.served:>5,}/s, waiting {progress.waiting:>6,} ",
             nl=False,
             err=True,
         )
@@ -204,6 +205,8 @@ def _conclude(
     as_json: bool,
 ) -> None:
     """Run a drill, print its board, write its files, and exit with the answer."""
+    # Whoever ends us ends the service as well: as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with tempfile.TemporaryDirectory(prefix="seawall-drill-") as scratch:
             acts, complaints = asyncio.run(_run(run, Path(scratch)))

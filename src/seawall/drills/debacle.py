@@ -19,6 +19,9 @@ CONNECTIONS_MAX: Final = 60
 
 AS_IT_WAS: Final = "as it was"
 AS_IT_IS: Final = "as it is"
+VERIFY_S: Final = {AS_IT_WAS: 5.0, AS_IT_IS: 60.0}
+"""How long it is tried to read what was acknowledged: not for long where nothing answers."""
+
 AFFECTED_MIN: Final = 0.30
 """The outage kept 30 % of the users from their files."""
 
@@ -29,9 +32,8 @@ DEBACLE: Final = Surge(
     surge_s=12.0,
     after_s=20.0,
     retry=retry_of(Manner.INSTANT),
-    # So long that opening a connection for each request does not matter as long as few come.
-    hold_s=0.15,
-    calm=0.5,
+    # So little that a connection for each request is enough for it.
+    calm=0.25,
 )
 
 
@@ -93,6 +95,7 @@ async def replay(
                     load,
                     capacity=capacity,
                     ledger=directory,
+                    verify_s=VERIFY_S[name],
                     hear=lambda progress, name=name: hear(name, progress),  # type: ignore[misc]
                 )
             )

@@ -74,7 +74,8 @@ REST_S: Final = 0.01
 
 CHILD_PATIENCE_S: Final = 60.0
 LINE_MAX_BYTES: Final = 256 << 20
-VERIFY_ATTEMPTS: Final = 10
+VERIFY_PATIENCE_S: Final = 60.0
+VERIFY_ATTEMPT_S: Final = 10.0
 VERIFY_PAUSE_S: Final = 0.5
 REMARKS_MAX: Final = 20
 
@@ -194,8 +195,14 @@ async def keep_busy(order: Order) -> Pace:
     return PACE.validate_json(await _in_own_process(order, seconds=order.busyness.seconds, hear=lambda _: None))
 
 
-async def verify_ledger(ledger: Path, target: Target, keys: tuple[str, str], *, workers: int = 8) -> Verdict:
-    """Read everything that was acknowledged, and compare it with what was sent."""
+async def verify_ledger(
+    ledger: Path, target: Target, keys: tuple[str, str], *, workers: int = 8, patience_s: float = VERIFY_PATIENCE_S
+) -> Verdict:
+    """Read everything that was acknowledged, and compare it with what was sent.
+
+    What could not be read `patience_s` after this began is unreadable, which is not lost.
+    """
+    deadline_s = monotonic_s() + patience_s
     counts = dict.fromkeys(("intact", "lost", "wrong", "unreadable"), 0)
     remarks: list[str] = []
 
@@ -203,7 +210,7 @@ async def verify_ledger(ledger: Path, target: Target, keys: tuple[str, str], *, 
         async with Caller(target, Signer(*keys)) as caller:
             for line in lines:
                 key, size, etag = line.split()
-                found = await _look_up(caller, key, size_bytes=int(size), etag=etag)
+                found = await _look_up(caller, key, size_bytes=int(size), etag=etag, deadline_s=deadline_s)
                 counts[found] += 1
                 if found != "intact" and len(remarks) < REMARKS_MAX:
                     remarks.append(f"{key} is {found}")
@@ -215,10 +222,10 @@ async def verify_ledger(ledger: Path, target: Target, keys: tuple[str, str], *, 
     return Verdict(acknowledged=sum(counts.values()), remarks=tuple(remarks), **counts)
 
 
-async def _look_up(caller: Caller, key: str, *, size_bytes: int, etag: str) -> str:
+async def _look_up(caller: Caller, key: str, *, size_bytes: int, etag: str, deadline_s: float) -> str:
     """Return what became of one acknowledged PUT."""
-    for _ in range(VERIFY_ATTEMPTS):
-        answer = await caller.ask("GET", caller.target.path(key))
+    while (left_s := deadline_s - monotonic_s()) > 0:
+        answer = await caller.ask("GET", caller.target.path(key), timeout_s=min(VERIFY_ATTEMPT_S, left_s))
         if answer.status == 200:
             right = answer.body == body_of(key, size_bytes) and answer.etag == etag
             return "intact" if right and _md5(answer.body) == etag else "wrong"
