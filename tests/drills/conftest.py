@@ -1,0 +1,151 @@
+"""What tests of faults share: a PostgreSQL that may be hurt, with few connections, kept running as a keeper would."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from tests.conftest import THROWAWAY
+
+from seawall.database.local_server import LocalServer, LocalServerSettings
+from seawall.database.migrations import migrate
+from seawall.drills.faults import Place
+from seawall.drills.tcp_proxy import tcp_proxy
+from seawall.service import watch_local_server
+
+MIB = 1024 * 1024
+CONNECTIONS = 24
+
+
+@pytest.fixture(scope="session")
+def hurt_directory(open_directory: Callable[[], Path]) -> Path:
+    """Where the server that may be hurt keeps its data."""
+    return open_directory() / "data"
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def hurt_server(hurt_directory: Path) -> AsyncIterator[LocalServer]:
+    """A small server of these tests' own: it is filled, locked and killed."""
+    extra = {**THROWAWAY, "max_connections": str(CONNECTIONS), "reserved_connections": "2"}
+    settings = LocalServerSettings(data_dir=hurt_directory, memory_bytes=256 * MIB, extra=extra)
+    async with LocalServer(settings) as server:
+        await migrate(server.service)
+        yield server
+
+
+@pytest_asyncio.fixture
+async def place(hurt_server: LocalServer, hurt_directory: Path) -> AsyncIterator[Place]:
+    """The least there is to break: a database, which is started again when it dies."""
+
+    async def keep() -> None:
+        while True:
+            await watch_local_server(hurt_server)
+
+    keeping = asyncio.create_task(keep())
+    yield Place(superuser=hurt_server.superuser, service=hurt_server.service, data_dir=hurt_directory)
+    keeping.cancel()
+    await asyncio.wait([keeping])
+
+
+@dataclass(slots=True)
+class Flood:
+    """Load that somebody could make. State: whether it is being made."""
+
+    under_way: bool = False
+    floods: int = 0
+
+    @asynccontextmanager
+    async def __call__(self) -> AsyncIterator[None]:
+        """Make it for the length of the block."""
+        self.under_way = True
+        self.floods += 1
+        try:
+            yield
+        finally:
+            self.under_way = False
+
+
+@dataclass(slots=True)
+class Answering:
+    """Something that answers with what it was sent. State: its address."""
+
+    address: tuple[str, int]
+    connections: list[asyncio.StreamWriter] = field(default_factory=list)
+
+
+@asynccontextmanager
+async def answering() -> AsyncIterator[Answering]:
+    """Answer with what was sent, for the length of the block."""
+    tasks: set[asyncio.Task[None]] = set()
+    writers: list[asyncio.StreamWriter] = []
+
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(64 * 1024):
+                writer.write(data)
+                await writer.drain()
+            writer.close()
+        except ConnectionError:
+            writer.transport.abort()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        task = asyncio.create_task(echo(reader, writer))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    try:
+        yield Answering((host, port), writers)
+    finally:
+        server.close()
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        for writer in writers:
+            writer.transport.abort()
+
+
+@pytest.fixture
+def node() -> Iterator[subprocess.Popen[bytes]]:
+    """A process on one core, to be starved."""
+    core = min(os.sched_getaffinity(0))
+    code = f"import os, time; os.sched_setaffinity(0, [{core}]); print(flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-I", "-S", "-c", code], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+@pytest_asyncio.fixture
+async def furnished_place(
+    place: Place, node: subprocess.Popen[bytes], open_directory: Callable[[], Path]
+) -> AsyncIterator[Place]:
+    """A place that has all that can be had without a replica and without being root."""
+    sockets = open_directory()
+    name = f".s.PGSQL.{place.superuser.port}"
+    async with AsyncExitStack() as stack:
+        echo = await stack.enter_async_context(answering())
+        client_path = await stack.enter_async_context(tcp_proxy(echo.address))
+        database_path = await stack.enter_async_context(
+            tcp_proxy(Path(place.service.host) / name, listen=sockets / name)
+        )
+        yield replace(
+            place,
+            node_pids=(node.pid,),
+            client_path=client_path,
+            database_path=database_path,
+            disk=open_directory() / "disk.json",
+            flood=Flood(),
+        )
