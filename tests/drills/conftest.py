@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from tests.conftest import THROWAWAY
+from tests.database.cluster import BROKEN
 
 from seawall.database.local_server import LocalServer, LocalServerSettings
 from seawall.database.migrations import migrate
 from seawall.drills.faults import Place
 from seawall.drills.tcp_proxy import tcp_proxy
-from seawall.service import watch_local_server
+from seawall.errors import SeawallError
 
 MIB = 1024 * 1024
 CONNECTIONS = 24
@@ -32,7 +33,13 @@ def hurt_directory(open_directory: Callable[[], Path]) -> Path:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def hurt_server(hurt_directory: Path) -> AsyncIterator[LocalServer]:
     """A small server of these tests' own: it is filled, locked and killed."""
-    extra = {**THROWAWAY, "max_connections": str(CONNECTIONS), "reserved_connections": "2"}
+    extra = {
+        **THROWAWAY,
+        # It is killed: what was committed is not to be lost with it.
+        "synchronous_commit": "on",
+        "max_connections": str(CONNECTIONS),
+        "reserved_connections": "2",
+    }
     settings = LocalServerSettings(data_dir=hurt_directory, memory_bytes=256 * MIB, extra=extra)
     async with LocalServer(settings) as server:
         await migrate(server.service)
@@ -43,14 +50,30 @@ async def hurt_server(hurt_directory: Path) -> AsyncIterator[LocalServer]:
 async def place(hurt_server: LocalServer, hurt_directory: Path) -> AsyncIterator[Place]:
     """The least there is to break: a database, which is started again when it dies."""
 
+    is_up = asyncio.Event()
+    is_up.set()
+
     async def keep() -> None:
         while True:
-            await watch_local_server(hurt_server)
+            await hurt_server.wait_for_exit()
+            is_up.clear()
+            try:
+                await hurt_server.restart()
+            except (SeawallError, *BROKEN):
+                # It was killed again on its way; as a keeper does, try again.
+                await asyncio.sleep(0.1)
+            else:
+                is_up.set()
 
     keeping = asyncio.create_task(keep())
     yield Place(superuser=hurt_server.superuser, service=hurt_server.service, data_dir=hurt_directory)
-    keeping.cancel()
-    await asyncio.wait([keeping])
+    # A restart answers before it is done; to cancel it then would stop the server.
+    waiting = asyncio.create_task(is_up.wait())
+    await asyncio.wait([keeping, waiting], return_when=asyncio.FIRST_COMPLETED)
+    for task in (keeping, waiting):
+        task.cancel()
+    await asyncio.wait([keeping, waiting])
+    assert keeping.cancelled()
 
 
 @dataclass(slots=True)

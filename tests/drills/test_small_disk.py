@@ -53,6 +53,7 @@ async def test_a_full_disk_stops_writes_until_there_is_room(open_directory: Call
             with pytest.raises(Exception, match=r"room|space|lost|Unavailable"):
                 await session.run(GROW, within_s=20)
 
+        session.drop()
         session = await open_session(place.superuser, application_name="a test")
         await session.run("insert into filler values ('there is room')", within_s=5)
         session.drop()

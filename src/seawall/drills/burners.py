@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
-from seawall.drills.undo import put_right
+from seawall.drills.undo import see_through
 
 BURN: Final = """
 import os, sys
@@ -39,7 +39,7 @@ async def burning(cores: Iterable[int], *, burners: int = BURNERS, nice: int = 0
                 processes.append(_start(core, nice))
         yield [process.pid for process in processes]
     finally:
-        await put_right(_kill(processes))
+        await see_through(_kill(processes))
 
 
 def cores_of(pids: Iterable[int]) -> set[int]:

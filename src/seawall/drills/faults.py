@@ -25,7 +25,7 @@ from seawall.drills.sessions import ASK_S, crew, stranger
 from seawall.drills.slow_disk import DiskTrouble, disk_trouble
 from seawall.drills.small_disk import filled
 from seawall.drills.tcp_proxy import Cut, TcpProxy, Weather
-from seawall.drills.undo import POLL_S, put_right
+from seawall.drills.undo import POLL_S, see_through
 from seawall.errors import NotRunning, SeawallError
 
 BACK_WITHIN_S: Final = 90.0
@@ -221,7 +221,7 @@ def kill_database(*, whole: bool) -> Injector:
                 session.drop()
             yield
         finally:
-            await put_right(_answers(place.superuser))
+            await see_through(_answers(place.superuser))
 
     return inject
 
@@ -243,7 +243,7 @@ async def fill_small_disk(place: Place) -> AsyncIterator[None]:
         async with filled(place.small_disk):
             yield
     finally:
-        await put_right(_answers(place.superuser))
+        await see_through(_answers(place.superuser))
 
 
 # What happens around it.
@@ -565,7 +565,7 @@ async def _beside(work: Coroutine[object, object, None], name: str) -> AsyncIter
         yield
     finally:
         task.cancel()
-        await put_right(_ended(task))
+        await see_through(_ended(task))
     if not task.cancelled():
         task.result()
 

@@ -22,7 +22,7 @@ from seawall.database import Endpoint
 from seawall.database.local_binaries import identity_of, major_version, reachable_binaries, server_user
 from seawall.database.local_configuration import as_file, configuration
 from seawall.database.session import Session, open_session
-from seawall.drills.undo import POLL_S, put_right, until
+from seawall.drills.undo import POLL_S, see_through, until
 from seawall.errors import DatabaseDown, SeawallError
 
 MIB: Final = 1024 * 1024
@@ -95,7 +95,7 @@ async def streaming_replica(
         try:
             code = await _exit_of(copying, within_s=COPIED_WITHIN_S)
         finally:
-            await put_right(_stop(copying))
+            await see_through(_stop(copying))
         if code != 0:
             raise DatabaseDown(f"The primary could not be copied: {_last_words(log)}")
 
@@ -132,11 +132,12 @@ async def lagging(replica: Endpoint, *, by_s: float) -> AsyncIterator[None]:
     """
     session = await open_session(replica, application_name="drill replica lag")
     try:
-        await session.run(f"alter system set recovery_min_apply_delay = '{round(by_s * 1000)}ms'", within_s=ASK_S)
+        delay = f"alter system set recovery_min_apply_delay = '{round(by_s * 1000)}ms'"
+        await see_through(session.run(delay, within_s=ASK_S))
         await session.run("select pg_reload_conf()", within_s=ASK_S)
         yield
     finally:
-        await put_right(_catch_up(replica, session))
+        await see_through(_catch_up(replica, session))
 
 
 async def _catch_up(replica: Endpoint, session: Session) -> None:
@@ -157,7 +158,7 @@ async def _catch_up(replica: Endpoint, session: Session) -> None:
 
 
 async def _stop_whatever_happens(process: subprocess.Popen[bytes]) -> None:
-    await put_right(_stop(process))
+    await see_through(_stop(process))
 
 
 def _make_for(owner: pwd.struct_passwd, data: Path) -> None:
@@ -168,8 +169,9 @@ def _make_for(owner: pwd.struct_passwd, data: Path) -> None:
 
 def _configure(owner: pwd.struct_passwd, data: Path, file: Path, chosen: Mapping[str, str]) -> None:
     """Make a copy of the primary a replica of it."""
-    # It brings along the primary's note of its process, and what that was told by `alter system`.
-    (data / "postmaster.pid").unlink(missing_ok=True)
+    # It brings along the primary's notes of its process, and what that was told by `alter system`.
+    for note in (data / "postmaster.pid", *data.glob(".s.PGSQL.*.lock")):
+        note.unlink(missing_ok=True)
     (data / "postgresql.auto.conf").write_text("")
     (data / "standby.signal").touch()
     file.touch(mode=0o600)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from seawall.clock import monotonic_s
 from seawall.database import Endpoint
 from seawall.database.session import Session, open_session
-from seawall.drills.undo import POLL_S, put_right
+from seawall.drills.undo import POLL_S, see_through
 from seawall.errors import SeawallError
 
 SEEN_OFF_WITHIN_S = 20.0
@@ -58,7 +58,7 @@ class Crew:
         self.sessions.append(session)
         return session
 
-    async def fill(self, endpoint: Endpoint, *, then: str = "") -> None:
+    async def fill(self, endpoint: Endpoint, *, then: str = "", at_once: int = OPENED_AT_ONCE) -> None:
         """Open sessions until the server accepts no more; each then runs `then`.
 
         Raises:
@@ -75,14 +75,15 @@ class Crew:
                     return
 
         async with asyncio.timeout(FILLED_WITHIN_S), asyncio.TaskGroup() as group:
-            for _ in range(OPENED_AT_ONCE):
+            for _ in range(at_once):
                 group.create_task(take())
 
     async def keep_filled(self, endpoint: Endpoint, *, then: str = "") -> None:
         """Take whatever others give back, until cancelled."""
         while True:
             self.sessions = [session for session in self.sessions if not session.is_lost]
-            await self.fill(endpoint, then=then)
+            # One at a time: who will be refused takes a place too, for a moment, and it may be the administrator's.
+            await self.fill(endpoint, then=then, at_once=1)
             await asyncio.sleep(PAUSE_S)
 
     async def disband(self, superuser: Endpoint, by: Session) -> None:
@@ -127,7 +128,7 @@ async def crew(superuser: Endpoint, name: str) -> AsyncIterator[Crew]:
     try:
         yield members
     finally:
-        await put_right(members.disband(superuser, undoer))
+        await see_through(members.disband(superuser, undoer))
 
 
 @asynccontextmanager
@@ -139,7 +140,7 @@ async def stranger(superuser: Endpoint, role: str) -> AsyncIterator[Endpoint]:
         await session.run(f"drop role if exists {role}; create role {role} login password '{password}'", within_s=ASK_S)
         yield replace(superuser, user=role, password=password)
     finally:
-        await put_right(_drop_role(superuser, session, role))
+        await see_through(_drop_role(superuser, session, role))
 
 
 async def _drop_role(superuser: Endpoint, by: Session, role: str) -> None:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
-from seawall.drills.undo import put_right, until
+from seawall.drills.undo import see_through, until
 from seawall.errors import Misconfigured
 
 BALLAST: Final = "drill-ballast"
@@ -36,7 +36,7 @@ async def small_disk(directory: Path, *, size_bytes: int) -> AsyncIterator[Path]
     try:
         yield directory
     finally:
-        await put_right(_unmount(directory))
+        await see_through(_unmount(directory))
 
 
 @asynccontextmanager

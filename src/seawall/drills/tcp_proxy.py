@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from seawall.clock import monotonic_s
-from seawall.drills.undo import put_right
+from seawall.drills.undo import see_through
 
 Address = tuple[str, int] | Path
 """Host and port, or the path of a UNIX socket."""
@@ -195,7 +195,7 @@ async def tcp_proxy(target: Address, *, listen: Path | None = None) -> AsyncIter
         server.close()
         if listen is not None:
             _remove(listen)
-        await put_right(proxy.close())
+        await see_through(proxy.close())
 
 
 def _remove(path: Path) -> None:

@@ -8,12 +8,13 @@ from seawall.clock import monotonic_s
 POLL_S = 0.05
 
 
-async def put_right(undo: Coroutine[object, object, None]) -> None:
-    """Run `undo` to its end, even when the caller is cancelled meanwhile, however often; that is raised afterwards.
+async def see_through(work: Coroutine[object, object, None]) -> None:
+    """Run work to its end, even when the caller is cancelled meanwhile, however often; that is raised afterwards.
 
-    `undo` has bounds of its own.
+    For putting right, and for what could not be put right while nobody knows whether it was done. It has bounds of its
+    own.
     """
-    task = asyncio.create_task(undo, name="put right")
+    task = asyncio.create_task(work, name="see through")
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
         try:
