@@ -20,6 +20,7 @@ from seawall.objects.store import LIST_PAGE
 from seawall.objects.sweeper import QUERIES as SWEEPER
 from seawall.s3.errors import CODES, S3_ERRORS
 from seawall.s3.operations import OPERATIONS
+from seawall.service import QUERIES as SERVICE
 from seawall.settings import PREFIX, Settings
 from seawall.telemetry.metrics import DEFINITIONS
 
@@ -88,7 +89,7 @@ def queries_page() -> str:
         "| query | why |",
         "|---|---|",
     ]
-    named: list[Mapping[str, Query]] = [ACCESS, OBJECTS, {"list_page": LIST_PAGE}, SWEEPER]
+    named: list[Mapping[str, Query]] = [ACCESS, OBJECTS, {"list_page": LIST_PAGE}, SWEEPER, SERVICE]
     lines += [f"| `{query.name}` | {query.why} |" for queries in named for query in queries.values()]
     return "\n".join([*lines, ""])
 

@@ -22,10 +22,11 @@ from typing import Any
 
 from seawall.access import AccountBook, Credentials, NewAccount
 from seawall.access.accounts import KeyPair, new_access_key, new_secret_key
+from seawall.admission import WINDOW_S, Gate
 from seawall.blobs import DiskBlobStore
 from seawall.clock import monotonic_s
 from seawall.console import HealthDoor, Readiness
-from seawall.database import Balancer, Database, Endpoint, Pool, find_primary
+from seawall.database import Balancer, Database, Endpoint, Pool, find_primary, load_queries
 from seawall.database.holds import ACCOUNTS_MAX
 from seawall.database.leases import Lease, LeaseSettings, Need, check_server
 from seawall.database.local_server import LocalServer, LocalServerSettings
@@ -36,10 +37,11 @@ from seawall.edge.malloc import keep_large_blocks
 from seawall.errors import Misconfigured, NotRunning
 from seawall.objects import ObjectStore
 from seawall.objects.sweeper import Sweeper
-from seawall.s3 import S3Door
+from seawall.s3 import Doorkeeper, S3Door
 from seawall.scaling import LocalNodes, stop_strays
 from seawall.settings import Settings
 from seawall.telemetry.link import Link, Message, report
+from seawall.telemetry.loop_lag import LoopLag
 from seawall.telemetry.metrics import FleetCollector, RequestMetrics, Snapshot, number, registry_of
 from seawall.telemetry.purpose import PURPOSE, Purpose, Urgency
 from seawall.telemetry.request_log import RequestLog, quoted
@@ -60,9 +62,12 @@ REPLICA_LEASE_PATIENCE_S = 1.0
 HEARD_MAX_S = 3.0
 # Lines of the table of who holds connections: with ten, nobody who matters is missing.
 BLAMED_MAX = 10
+# A lag of the event loop is tolerated as a queue is; of the memory for bodies, so much may be in use.
+BODY_MEMORY_TOLERATED = 0.9
 LOOP_PAUSE_S = 1.0
 LOOP_PAUSE_MAX_S = 30.0
 ROOT = "root"
+QUERIES = load_queries(__package__, "service.sql")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +79,7 @@ class Node:
     database: Database
     leases: Mapping[Pool, Lease]
     metrics: RequestMetrics
+    gate: Gate
 
     def readiness(self, credentials: Credentials) -> Readiness:
         """Say whether requests should be sent here."""
@@ -111,15 +117,34 @@ async def running_node(
         blobs = await stack.enter_async_context(DiskBlobStore(settings.blobs()))
         credentials = Credentials(database)
         store = ObjectStore(database, blobs, settings.objects())
-        door = S3Door(store, credentials, settings.s3(), token_secret=await credentials.service_secret())
+        lag = LoopLag()
+        scarce: dict[str, Callable[[], float]] = {
+            "database": lambda: database_level(database, tolerated_s=settings.queue_s),
+            "event loop": lambda: lag.take_least_s() / settings.queue_s,
+            "body memory": lambda: server.body_memory.used_part / BODY_MEMORY_TOLERATED,
+        }
+        gate = Gate(settings.gate(), scarce, now_s=monotonic_s())
+        doorkeeper = Doorkeeper(gate, credentials)
+        door = S3Door(
+            store,
+            credentials,
+            settings.s3(),
+            token_secret=await credentials.service_secret(),
+            doorkeeper=doorkeeper,
+            rehearsal=partial(hold, database, settings.drill_hold_s) if settings.drill_hold_s else None,
+        )
         metrics = RequestMetrics()
         lines = None
         if settings.request_log:
             lines = await stack.enter_async_context(RequestLog(settings.data_dir / "log" / f"requests-{name}.jsonl"))
         server = HttpServer(
-            door, settings.http(), observe=observer(metrics, lines), request_id_header="x-amz-request-id"
+            door,
+            settings.http(),
+            observe=observer(metrics, lines, doorkeeper),
+            admit=None if settings.drill_unprotected else doorkeeper.admit,
+            request_id_header="x-amz-request-id",
         )
-        node = Node(store=store, server=server, database=database, leases=leases, metrics=metrics)
+        node = Node(store=store, server=server, database=database, leases=leases, metrics=metrics, gate=gate)
         sweeper = Sweeper(database, blobs, grace_s=settings.garbage_grace_s, interval_s=settings.sweep_interval_s)
 
         def summary() -> Message:
@@ -143,12 +168,15 @@ async def running_node(
                 for server in database.servers
             },
             "follow access epoch": (Urgency.CRITICAL, credentials.follow_epoch),
+            "watch the gate": (Urgency.CRITICAL, partial(watch_gate, gate)),
             "sweep blobs": (Urgency.BACKGROUND, sweeper.run),
             "report to keeper": (Urgency.NORMAL, lambda: report(settings.socket_path(), name, summary)),
         }
         for loop_name, (urgency, loop) in loops.items():
             keep_running(stack, loop_name, loop, urgency=urgency)
 
+        lag.start()
+        stack.callback(lag.stop)
         await stack.enter_async_context(server)
         for listener in listeners:
             await server.listen(listener)
@@ -209,7 +237,12 @@ async def running_keeper(settings: Settings) -> AsyncIterator[Keeper]:
         external = settings.external_database()
         local: LocalServer | None = None
         if not external:
-            local_settings = LocalServerSettings(data_dir=settings.data_dir, binaries=settings.postgres_binaries)
+            most = settings.drill_connections_max
+            local_settings = LocalServerSettings(
+                data_dir=settings.data_dir,
+                binaries=settings.postgres_binaries,
+                extra={"max_connections": str(most)} if most else {},
+            )
             local = await stack.enter_async_context(LocalServer(local_settings))
         endpoints = external or ((local.service,) if local is not None else ())
         deadline_s = monotonic_s() + DATABASE_PATIENCE_S
@@ -291,6 +324,7 @@ class Answers:
                         "display_name": account.display_name,
                         "email": account.email,
                         "admin": account.is_admin,
+                        "background": account.is_background,
                         "created_at": account.created_at.isoformat(),
                         "access_keys": list(account.access_keys),
                     }
@@ -405,6 +439,27 @@ async def serve_health(stack: AsyncExitStack, door: HealthDoor, settings: Settin
     await serve(stack, door, settings, listening_socket(settings.console_host, port))
 
 
+async def watch_gate(gate: Gate) -> None:
+    """Have the gate look at what is scarce, four times a second. Runs until cancelled."""
+    while True:
+        await asyncio.sleep(WINDOW_S)
+        gate.look(monotonic_s())
+
+
+def database_level(database: Database, *, tolerated_s: float) -> float:
+    """Return how long the longest queue for the database is, in parts of what is tolerated.
+
+    A queue that is as long as some turns take is no reason for concern, however long these are (`waiting.target_s`).
+    """
+    rooms = [database.pool.room, *(batch.room for _, _, batch in database.batches())]
+    return max(room.standing_s / max(tolerated_s, 2 * room.target_s) for room in rooms)
+
+
+async def hold(database: Database, hold_s: float) -> None:
+    """Drills only: hold a connection for so long."""
+    await database.fetch(QUERIES["hold"], hold_s)
+
+
 async def watch_local_server(server: LocalServer) -> None:
     """Start PostgreSQL again when it died."""
     code = await server.wait_for_exit()
@@ -413,10 +468,13 @@ async def watch_local_server(server: LocalServer) -> None:
     log.info("postgresql.started_again", extra={"pid": server.pid})
 
 
-def observer(metrics: RequestMetrics, lines: RequestLog | None) -> Callable[[Exchange, float], None]:
-    """Return what counts a request and writes its line when it is over."""
+def observer(
+    metrics: RequestMetrics, lines: RequestLog | None, doorkeeper: Doorkeeper
+) -> Callable[[Exchange, float], None]:
+    """Return what takes a request's ticket back, counts it and writes its line when it is over."""
 
     def observe(exchange: Exchange, duration_s: float) -> None:
+        doorkeeper.leave(exchange)
         operation = exchange.operation or "unknown"
         received = exchange.body.received
         metrics.observe(operation, exchange.status, duration_s, sent_bytes=exchange.sent_bytes, received_bytes=received)
@@ -440,6 +498,7 @@ def node_snapshot(node: Node) -> dict[str, Any]:
     resident_pages = int(Path("/proc/self/statm").read_text().split()[1])
     return {
         **node.metrics.snapshot(),
+        **gate_snapshot(node.gate),
         **database_snapshot(node.database),
         "http_server_connections": [number(server.connections)],
         "http_server_connections_refused_total": [number(server.counts.refused_connections)],
@@ -450,6 +509,23 @@ def node_snapshot(node: Node) -> dict[str, Any]:
         "process_resident_memory_bytes": [number(resident_pages * resource.getpagesize())],
         "process_open_fds": [number(len(os.listdir("/proc/self/fd")))],  # noqa: PTH208 - only their number counts
         "seawall_node_up": [number(1)],
+    }
+
+
+def gate_snapshot(gate: Gate) -> dict[str, Any]:
+    """Return where the metrics of admission stand."""
+    counts = gate.counts
+    return {
+        "seawall_gate_requests_total": [
+            number(by_class[urgency], urgency.name.lower(), outcome)
+            for outcome, by_class in (("admitted", counts.admitted), ("refused", counts.refused))
+            for urgency in Urgency
+        ],
+        "seawall_gate_closed_total": [number(counts.closed)],
+        "seawall_gate_waiting_refusals": [number(gate.waiting)],
+        "seawall_gate_in_flight": [number(gate.in_flight)],
+        "seawall_gate_pace_per_second": [number(gate.pace_per_s)],
+        "seawall_gate_level": [number(level, name) for name, level in gate.levels.items()],
     }
 
 
@@ -498,6 +574,10 @@ def database_snapshot(database: Database) -> dict[str, Any]:
                 ("shed", room.counts.shed),
                 ("expired", room.counts.expired),
             )
+        ],
+        "db_client_retries_total": [
+            number(database.retries.made, "made"),
+            number(database.retries.refused, "refused"),
         ],
         "db_client_batch_wait_seconds_total": [
             number(batch.room.counts.waited_s, name, server) for name, server, batch in batches

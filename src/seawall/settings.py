@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from seawall.admission import GateSettings
 from seawall.blobs import BlobSettings
 from seawall.database import DatabaseSettings, Endpoint
 from seawall.database.leases import NODES_MAX, LeaseSettings
@@ -25,6 +26,9 @@ from seawall.s3 import S3Settings
 PREFIX = "SEAWALL_"
 FILE_VARIABLE = "SEAWALL_SETTINGS_FILE"
 MIB = 1024 * 1024
+
+# As it was: longer than anybody waits.
+UNPROTECTED_PATIENCE_S = 60.0
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -83,6 +87,21 @@ class Settings(BaseSettings):
         "", description="Host names, comma separated, under which buckets are addressed as `bucket.host`."
     )
     connections_max: int = Field(16_000, ge=1, description="Client connections a node holds at once.")
+    connections_per_client_max: int = Field(
+        8_000, ge=1, description="Client connections a node holds at once from one address; a proxy is one address."
+    )
+    queue_s: float = Field(
+        0.1,
+        gt=0,
+        description="How long the queue for the database, or for the processor, may be before less is let in.",
+    )
+    refusal_delay_s: float = Field(
+        0.5,
+        ge=0,
+        le=5,
+        description="How long a request that is turned away waits for its answer, at the most; who comes again at once "
+        "is slowed down by it.",
+    )
     idle_s: float = Field(75.0, gt=0, description="How long a connection may say nothing between requests.")
     head_s: float = Field(10.0, gt=0, description="How long the head of a request may take to arrive.")
     stall_s: float = Field(30.0, gt=0, description="How long a body may make no progress, in either direction.")
@@ -115,6 +134,16 @@ class Settings(BaseSettings):
     garbage_grace_s: float = Field(
         900.0, ge=0, description="How long the bytes of a deleted object stay, for readers that have begun."
     )
+    drill_hold_s: float = Field(
+        0.0, ge=0, description="Drills only: each request for an object first holds a database connection for so long."
+    )
+    drill_connections_max: int = Field(
+        0, ge=0, description="Drills only: `max_connections` of the embedded PostgreSQL; 0: as usual."
+    )
+    drill_unprotected: bool = Field(
+        default=False,
+        description="Drills only: a connection for each request, no admission and no deadlines, to see what happens.",
+    )
     request_log: bool = Field(default=True, description="Whether each request gets a line in `log/requests-*.jsonl`.")
 
     @field_validator("root_secret_key")
@@ -145,9 +174,14 @@ class Settings(BaseSettings):
             read_lanes=self.database_read_lanes,
             write_lanes=self.database_write_lanes,
             spare_connections=self.database_spare_connections,
-            patience_s=self.database_patience_s,
+            patience_s=UNPROTECTED_PATIENCE_S if self.drill_unprotected else self.database_patience_s,
             stale_reads_s=self.database_stale_reads_s,
+            pooled=not self.drill_unprotected,
         )
+
+    def gate(self) -> GateSettings:
+        """Return what the gate needs to know."""
+        return GateSettings(refusal_delay_s=self.refusal_delay_s)
 
     def blobs(self) -> BlobSettings:
         """Return what the blob store needs to know."""
@@ -166,6 +200,7 @@ class Settings(BaseSettings):
             stall_s=self.stall_s,
             rate_min_bytes_per_s=self.rate_min_bytes_per_s,
             connections_max=self.connections_max,
+            connections_per_client_max=self.connections_per_client_max,
             body_memory_bytes=self.body_memory_bytes,
             answer_s=self.answer_s,
             drain_s=self.drain_s,
@@ -174,6 +209,8 @@ class Settings(BaseSettings):
     def s3(self) -> S3Settings:
         """Return what the S3 door needs to know."""
         domains = tuple(domain.strip().lower() for domain in self.domains.split(",") if domain.strip())
+        if self.drill_unprotected:
+            return S3Settings(region=self.region, domains=domains, first_byte_s=UNPROTECTED_PATIENCE_S)
         return S3Settings(region=self.region, domains=domains)
 
     def objects(self) -> ObjectSettings:

@@ -65,6 +65,7 @@ class FakeDatabase:
             "canonical_id": "canonical",
             "display_name": "Alice",
             "is_admin": False,
+            "is_background": False,
         }
 
 

@@ -1,27 +1,41 @@
-"""What tests of faults share: a PostgreSQL that may be hurt, with few connections, kept running as a keeper would."""
+"""What tests of drills need: a throwaway instance with users and objects; and a PostgreSQL that may be hurt.
+
+The latter has few connections, and is kept running as a keeper would.
+"""
 
 import asyncio
 import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from tests.conftest import THROWAWAY
 from tests.database.cluster import BROKEN
+from tests.drills.kit import Flood, answering
 
 from seawall.database.local_server import LocalServer, LocalServerSettings
 from seawall.database.migrations import migrate
 from seawall.drills.faults import Place
+from seawall.drills.instance import Stage, running_instance, set_stage
 from seawall.drills.tcp_proxy import tcp_proxy
 from seawall.errors import SeawallError
 
+USERS = 400
+CONNECTIONS_MAX = 300
 MIB = 1024 * 1024
-CONNECTIONS = 24
+DATABASE_CONNECTIONS = 24
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def stage() -> AsyncIterator[Stage]:
+    """A service of our own that takes 300 connections, its users, and some objects."""
+    async with running_instance({"SEAWALL_CONNECTIONS_MAX": str(CONNECTIONS_MAX)}) as instance:
+        yield await set_stage(instance, users=USERS, objects=20)
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +51,7 @@ async def hurt_server(hurt_directory: Path) -> AsyncIterator[LocalServer]:
         **THROWAWAY,
         # It is killed: what was committed is not to be lost with it.
         "synchronous_commit": "on",
-        "max_connections": str(CONNECTIONS),
+        "max_connections": str(DATABASE_CONNECTIONS),
         "reserved_connections": "2",
     }
     settings = LocalServerSettings(data_dir=hurt_directory, memory_bytes=256 * MIB, extra=extra)
@@ -74,67 +88,6 @@ async def place(hurt_server: LocalServer, hurt_directory: Path) -> AsyncIterator
         task.cancel()
     await asyncio.wait([keeping, waiting])
     assert keeping.cancelled()
-
-
-@dataclass(slots=True)
-class Flood:
-    """Load that somebody could make. State: whether it is being made."""
-
-    under_way: bool = False
-    floods: int = 0
-
-    @asynccontextmanager
-    async def __call__(self) -> AsyncIterator[None]:
-        """Make it for the length of the block."""
-        self.under_way = True
-        self.floods += 1
-        try:
-            yield
-        finally:
-            self.under_way = False
-
-
-@dataclass(slots=True)
-class Answering:
-    """Something that answers with what it was sent. State: its address."""
-
-    address: tuple[str, int]
-    connections: list[asyncio.StreamWriter] = field(default_factory=list)
-
-
-@asynccontextmanager
-async def answering() -> AsyncIterator[Answering]:
-    """Answer with what was sent, for the length of the block."""
-    tasks: set[asyncio.Task[None]] = set()
-    writers: list[asyncio.StreamWriter] = []
-
-    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while data := await reader.read(64 * 1024):
-                writer.write(data)
-                await writer.drain()
-            writer.close()
-        except ConnectionError:
-            writer.transport.abort()
-
-    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writers.append(writer)
-        task = asyncio.create_task(echo(reader, writer))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
-    host, port = server.sockets[0].getsockname()
-    try:
-        yield Answering((host, port), writers)
-    finally:
-        server.close()
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
-        for writer in writers:
-            writer.transport.abort()
 
 
 @pytest.fixture

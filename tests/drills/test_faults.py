@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.drills.conftest import CONNECTIONS, Flood
+from tests.drills.conftest import DATABASE_CONNECTIONS
+from tests.drills.kit import Flood
 
 from seawall.blobs import BlobSettings, DiskBlobStore
 from seawall.database import Endpoint
@@ -207,7 +208,7 @@ async def test_leaked_connections_hold_locks_and_all_that_the_role_may_have(plac
                 "select count(*) from pg_locks where relation = 'buckets'::regclass and granted", within_s=SOON_S
             )
 
-    assert min(idle, locks) >= CONNECTIONS - 10
+    assert min(idle, locks) >= DATABASE_CONNECTIONS - 10
     async with session_of(place.service):
         pass
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from tests.drills.conftest import answering
+from tests.drills.kit import answering
 
 from seawall.drills.tcp_proxy import FAIR, Address, Cut, TcpProxy, Weather, tcp_proxy
 

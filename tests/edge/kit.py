@@ -2,13 +2,14 @@
 
 import asyncio
 import socket
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from seawall.edge import Exchange, HttpServer, HttpSettings
+from seawall.edge import Admit, Exchange, HttpServer, HttpSettings
 from seawall.edge.exchange import Handler
 
 MIB = 1024 * 1024
@@ -88,6 +89,11 @@ class Client:
         """Go away."""
         self.socket.close()
 
+    def reset(self) -> None:
+        """Go away without an orderly end."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.socket.close()
+
     def stop_sending(self) -> None:
         """Close this half."""
         self.socket.shutdown(socket.SHUT_WR)
@@ -113,12 +119,14 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(handler: Handler, **settings: Any) -> AsyncIterator[Served]:
+async def serving(handler: Handler, *, admit: Admit | None = None, **settings: Any) -> AsyncIterator[Served]:
     """Serve on a port of its own; afterwards no task, descriptor or held byte may be left."""
     tasks, descriptors = asyncio.all_tasks(), open_descriptors()
     exchanges: list[Exchange] = []
     chosen = HttpSettings(**{"drain_s": 1.0, **settings})
-    async with HttpServer(handler, chosen, observe=lambda exchange, _: exchanges.append(exchange)) as server:
+    async with HttpServer(
+        handler, chosen, observe=lambda exchange, _: exchanges.append(exchange), admit=admit
+    ) as server:
         listener = socket.create_server(("127.0.0.1", 0))
         address = listener.getsockname()
         await server.listen(listener)

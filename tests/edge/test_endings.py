@@ -6,7 +6,7 @@ import struct
 from collections.abc import Awaitable, Callable
 
 import pytest
-from tests.edge.kit import MIB, Client, Served, eventually, hello, request, serving
+from tests.edge.kit import MIB, PATIENCE_S, Client, Served, eventually, hello, request, serving
 
 from seawall.edge import ClientGone, Exchange
 from seawall.errors import IncompleteBody
@@ -173,11 +173,11 @@ async def test_an_answer_to_a_client_that_is_gone_is_no_failure_of_ours() -> Non
         answered.set()
 
     async with serving(answers_late) as served, served.connect() as client:
-        await client.send(request())
+        await client.send(request(method="PUT"))
         await asyncio.sleep(0.005)
         client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.close()
-        await answered.wait()
+        await asyncio.wait_for(answered.wait(), PATIENCE_S)
 
     assert served.server.counts.failed == 0
 
@@ -196,7 +196,7 @@ async def test_who_sends_to_a_client_that_is_gone_is_told() -> None:
         await client.ask(request(), method="HEAD")
         client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.close()
-        await told.wait()
+        await asyncio.wait_for(told.wait(), PATIENCE_S)
 
     assert served.server.counts.failed == 0
 

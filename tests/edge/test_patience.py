@@ -6,6 +6,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.edge.kit import MIB, Client, Served, echo, eventually, hello, request, serving
@@ -108,7 +109,7 @@ async def test_a_body_that_stops_coming_is_an_error_that_the_client_can_read(beg
 
 
 async def test_a_body_that_drips_below_the_least_rate_has_stopped_coming() -> None:
-    settings = {"stall_s": SOON_S, "rate_min_bytes_per_s": 1000.0}
+    settings: dict[str, Any] = {"stall_s": SOON_S, "rate_min_bytes_per_s": 1000.0}
 
     async with serving(waits_for_its_body, **settings) as served, served.connect() as client:
         # A fast beginning buys no time for a slow end.
@@ -120,7 +121,7 @@ async def test_a_body_that_drips_below_the_least_rate_has_stopped_coming() -> No
 
 
 async def test_a_body_above_the_least_rate_may_take_its_time() -> None:
-    settings = {"stall_s": LATER_S, "rate_min_bytes_per_s": 20.0}
+    settings: dict[str, Any] = {"stall_s": LATER_S, "rate_min_bytes_per_s": 20.0}
 
     async with serving(waits_for_its_body, **settings) as served, served.connect() as client:
         await client.send(request("/", "Content-Length: 80", method="PUT"))
@@ -200,7 +201,7 @@ async def test_a_client_that_stops_reading_is_reset(way: str, file: Path) -> Non
 
 
 async def test_a_client_that_reads_below_the_least_rate_is_reset(file: Path) -> None:
-    settings = {"stall_s": SOON_S, "rate_min_bytes_per_s": 10.0 * MIB}
+    settings: dict[str, Any] = {"stall_s": SOON_S, "rate_min_bytes_per_s": 10.0 * MIB}
 
     async with (
         serving(lambda exchange: send_file(exchange, file), **settings) as served,
@@ -218,7 +219,7 @@ async def test_a_client_that_reads_above_the_least_rate_is_waited_for_although_n
     way: str, file: Path
 ) -> None:
     # The kernel says that a socket is writable when a third of its buffer is free: for this client, after seconds.
-    settings = {"stall_s": LATER_S, "rate_min_bytes_per_s": 10_000.0}
+    settings: dict[str, Any] = {"stall_s": LATER_S, "rate_min_bytes_per_s": 10_000.0}
 
     async def sends(exchange: Exchange) -> None:
         if way == "send_file":
@@ -307,7 +308,7 @@ async def test_a_handler_that_goes_on_may_take_its_time(file: Path) -> None:
 
 
 async def test_a_slow_reader_does_not_make_our_handler_look_hung(file: Path) -> None:
-    settings = {"answer_s": SOON_S, "stall_s": 10 * SOON_S}
+    settings: dict[str, Any] = {"answer_s": SOON_S, "stall_s": 10 * SOON_S}
 
     async with (
         serving(lambda exchange: send_file(exchange, file), **settings) as served,

@@ -21,6 +21,7 @@ from seawall.database.pool import SERVER_SETTINGS
 from seawall.objects.buckets import QUERIES as OBJECTS
 from seawall.objects.store import LIST_PAGE
 from seawall.objects.sweeper import QUERIES as SWEEPER
+from seawall.service import QUERIES as SERVICE
 
 LARGE = {"current_objects", "parts", "garbage", "uploads", "accounts", "access_keys", "buckets"}
 
@@ -33,7 +34,7 @@ BATCH = ([uuid4()], [3], ["etag"], ["text/plain"], [None], [None], [b"abc"], [No
 EVERY_QUERY: Mapping[str, tuple[object, ...]] = {
     "access.credential": (["key 5", "key 6", "nobody's"],),
     "access.epoch": (),
-    "access.add_account": ("canonical new", "new", "New", "", False),
+    "access.add_account": ("canonical new", "new", "New", "", False, False),
     "access.add_access_key": ("key new", 5, "secret"),
     "access.remove_access_keys": (5,),
     "access.list_accounts": (),
@@ -73,6 +74,7 @@ EVERY_QUERY: Mapping[str, tuple[object, ...]] = {
     "objects.upload_position": (UPLOAD,),
     "objects.account": ([5, 6],),
     "objects.list_page": (1, "", "/", "0", "", "\U0010ffff", 100),
+    "seawall.hold": (0.0,),
     "sweeper.garbage_files": ("", 0.0),
     "sweeper.named_locations": (["f/20001", "s/segment 0000/35001", "none"], True),
     "sweeper.forget_garbage": (["f/garbage 00001"],),
@@ -134,7 +136,7 @@ FILL = """
 
 
 def named_queries() -> Iterator[Query]:
-    for queries in (ACCESS, OBJECTS):
+    for queries in (ACCESS, OBJECTS, SERVICE):
         yield from queries.values()
     yield LIST_PAGE
     for name, query in SWEEPER.items():

@@ -6,7 +6,8 @@ select
     accounts.account_id,
     accounts.canonical_id,
     accounts.display_name,
-    accounts.is_admin
+    accounts.is_admin,
+    accounts.is_background
 from unnest($1::text[]) with ordinality as asked (access_key, ordinal)
 join access_keys on access_keys.access_key = asked.access_key
 join accounts on accounts.account_id = access_keys.account_id;
@@ -17,8 +18,8 @@ select epoch from access_epoch;
 
 -- name: add_account
 -- No row when the name or the canonical id is taken.
-insert into accounts (canonical_id, name, display_name, email, is_admin)
-values ($1, $2, $3, $4, $5)
+insert into accounts (canonical_id, name, display_name, email, is_admin, is_background)
+values ($1, $2, $3, $4, $5, $6)
 on conflict do nothing
 returning account_id;
 
@@ -42,6 +43,7 @@ select
     accounts.display_name,
     accounts.email,
     accounts.is_admin,
+    accounts.is_background,
     accounts.created_at,
     array(
         select access_keys.access_key from access_keys

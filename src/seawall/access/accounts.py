@@ -28,6 +28,7 @@ class NewAccount:
     access_key: str = ""
     secret_key: str = ""
     is_admin: bool = False
+    is_background: bool = False
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
@@ -56,6 +57,7 @@ class Account:
     display_name: str
     email: str
     is_admin: bool
+    is_background: bool
     created_at: datetime
     access_keys: tuple[str, ...]
 
@@ -101,6 +103,7 @@ class AccountBook:
                 new.display_name or new.name,
                 new.email,
                 new.is_admin,
+                new.is_background,
             )
             if row is None:
                 raise AccountExists(f"There is an account named {new.name} already, or one with its id.")

@@ -28,6 +28,8 @@ class Caller:
     canonical_id: str
     display_name: str
     is_admin: bool
+    is_background: bool = False
+    """Whether nothing it asks for is urgent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +64,10 @@ class Credentials:
         """Return what the nodes share to sign what they hand out."""
         return bytes((await self._database.fetch_one(QUERIES["service_secret"]))["secret"])
 
+    def peek(self, access_key: str) -> Credential | None:
+        """Return the credential if it is known, whether or not it can still be trusted."""
+        return self._known.get(access_key)
+
     def remembered(self, access_key: str) -> Credential | None:
         """Return the credential if it is known and can still be trusted."""
         credential = self._known.get(access_key)
@@ -86,6 +92,7 @@ class Credentials:
                 canonical_id=row["canonical_id"],
                 display_name=row["display_name"],
                 is_admin=row["is_admin"],
+                is_background=row["is_background"],
             ),
         )
         if epoch == self._epoch:

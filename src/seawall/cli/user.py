@@ -24,11 +24,13 @@ def user() -> None:
 @click.option("--access-key", default="", help="Made up when left out.")
 @click.option("--secret-key", default="", help="Made up when left out. Others on this machine can see options.")
 @click.option("--admin", is_flag=True, help="May do everything in every bucket.")
+@click.option("--background", is_flag=True, help="Nothing it asks for is urgent: backups, mirrors, batch jobs.")
 @data_dir_option
 @json_option
-def add(data_dir: str | None, *, as_json: bool, admin: bool, **account: str) -> None:
+def add(data_dir: str | None, *, as_json: bool, admin: bool, background: bool, **account: str) -> None:
     """Add an account and print its keys, this once."""
-    _print_keys(_ask(data_dir, "user.add", account={**account, "is_admin": admin}), as_json=as_json)
+    flags = {"is_admin": admin, "is_background": background}
+    _print_keys(_ask(data_dir, "user.add", account={**account, **flags}), as_json=as_json)
 
 
 @user.command(name="list")
@@ -42,7 +44,8 @@ def list_(data_dir: str | None, *, as_json: bool) -> None:
         return
     for account in accounts:
         keys = ", ".join(account["access_keys"]) or "no access key"
-        click.echo(f"{account['name']:<24} {'admin' if account['admin'] else '':<6} {keys}")
+        kind = "admin" if account["admin"] else "background" if account["background"] else ""
+        click.echo(f"{account['name']:<24} {kind:<10} {keys}")
 
 
 @user.command()

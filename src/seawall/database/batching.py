@@ -18,6 +18,7 @@ import asyncpg
 from seawall.clock import monotonic_s
 from seawall.database.pool import Connection, Lender, in_our_words, is_lost
 from seawall.database.queries import Query
+from seawall.database.retries import RetryBudget
 from seawall.database.waiting import LIMIT, TARGET_S, Waiter, WaitingRoom
 from seawall.errors import DatabaseDown, DeadlineExceeded, OutcomeUnknown, Overloaded
 from seawall.telemetry.metrics import WIDTH_BUCKETS, Histogram
@@ -49,6 +50,7 @@ class Batcher:
 
     Args:
         lanes: how many statements of this query may be at the server at once.
+        retries: what may be sent again when a connection is lost; a budget of its own when None.
         identity_width: 0 for reads. For writes, how many leading columns say which row is
             written: no two statements under way, nor two rows of one, share them, and a batch is
             sorted by them, so that two batches cannot lock each other out.
@@ -64,6 +66,7 @@ class Batcher:
         lender: Lender,
         *,
         lanes: int,
+        retries: RetryBudget | None = None,
         identity_width: int = 0,
         echo: int | None = None,
         ask: Ask | None = None,
@@ -83,6 +86,7 @@ class Batcher:
         self._elsewhere = elsewhere
         self._patience_s = patience_s
         self._lanes = lanes
+        self._retries = retries or RetryBudget()
         self._identity_width = identity_width
         self._echo = echo
         # For each identity that is in the room or under way, those behind it.
@@ -299,6 +303,7 @@ class Batcher:
         started_s = monotonic_s()
         connection.on_behalf_of([waiter.purpose for waiter in batch])
         self.widths.observe(len(batch))
+        self._retries.earn(len(batch))
         columns = [list(column) for column in zip(*(waiter.row for waiter in batch), strict=True)]
         deadline_s = max(waiter.deadline_s for waiter in batch)
         self.sent_s = started_s
@@ -343,7 +348,7 @@ class Batcher:
         """Tell everybody why the statement failed; but where one row is at fault, only whose row it is.
 
         A statement that failed wrote nothing, so its halves can be sent again. So can, once, a read whose connection
-        was lost, and a write to a server that takes none.
+        was lost, and a write to a server that takes none, within the budget for retries.
         """
         if self._elsewhere is not None:
             self._hand_on(batch, batch.copy())
@@ -373,7 +378,8 @@ class Batcher:
     def _send_lost_again(self, batch: list[Waiter]) -> None:
         """Let those wait once more who have time left, and take them out of the batch."""
         now_s = monotonic_s()
-        again = [one for one in batch if not one.was_lost and one.deadline_s > now_s and not one.answer.done()]
+        may = [one for one in batch if not one.was_lost and one.deadline_s > now_s and not one.answer.done()]
+        again = [one for one in may if self._retries.spend()]
         for waiter in again:
             waiter.was_lost = True
             self.room.put_back(waiter, now_s=now_s)

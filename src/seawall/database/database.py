@@ -15,7 +15,9 @@ from seawall.database.batching import Batcher
 from seawall.database.endpoint import Endpoint
 from seawall.database.pool import CONNECTION_LOST, Connection, Lender, Pool, in_our_words
 from seawall.database.queries import Query
+from seawall.database.retries import RetryBudget
 from seawall.database.servers import Server, expected_s, freshest_of
+from seawall.database.unpooled import Unpooled
 from seawall.errors import DatabaseDown, DeadlineExceeded, OutcomeUnknown
 from seawall.telemetry.purpose import PURPOSE, STALENESS
 
@@ -29,7 +31,7 @@ class DatabaseSettings:
 
     One or two connections for each kind of batch are enough (more split the batches), and a few
     for what cannot be batched. `stale_reads_s` is how old answers may be while no server takes writes; 0: there are
-    none then.
+    none then. `pooled` is False in drills only (`unpooled`): then nothing is batched either.
     """
 
     read_lanes: int = 2
@@ -37,6 +39,7 @@ class DatabaseSettings:
     spare_connections: int = 2
     patience_s: float = 5.0
     stale_reads_s: float = 0.0
+    pooled: bool = True
 
     @property
     def connections(self) -> int:
@@ -114,6 +117,9 @@ class Database:
         self._lender: Lender = self.servers[0].pool
         if len(self.servers) > 1:
             self._lender = self.balancer = Balancer(self.servers, application_name=application_name)
+        if not settings.pooled:
+            self._lender = Unpooled(self.servers[0].endpoint, application_name=application_name)
+        self.retries = RetryBudget()
         self._batchers: dict[Query, Batcher] = {}
         self._replica_batchers: dict[tuple[Query, Server], Batcher] = {}
         self._stale_batchers: dict[tuple[Query, Server], Batcher] = {}
@@ -165,9 +171,13 @@ class Database:
         Raises:
             Unavailable: nothing was read.
         """
+        if not self.settings.pooled:
+            return await self._ask_alone(query, key)
         batcher = self._batchers.get(query)
         if batcher is None:
-            batcher = self._batchers[query] = Batcher(query, self._lender, lanes=self.settings.read_lanes)
+            batcher = self._batchers[query] = Batcher(
+                query, self._lender, lanes=self.settings.read_lanes, retries=self.retries
+            )
         if self.balancer is not None:
             if self.settings.stale_reads_s > 0 and self.balancer.is_headless and PURPOSE.get().only_reads:
                 stale = freshest_of(self.servers, now_s=monotonic_s(), age_max_s=self.settings.stale_reads_s)
@@ -190,6 +200,7 @@ class Database:
                     query,
                     server.pool,
                     lanes=self.settings.read_lanes,
+                    retries=self.retries,
                     ask=self.balancer.fresh(server),
                     elsewhere=at_primary,
                     patience_s=REPLICA_PATIENCE_S,
@@ -205,7 +216,11 @@ class Database:
         batcher = self._stale_batchers.get((query, server))
         if batcher is None:
             batcher = self._stale_batchers[query, server] = Batcher(
-                query, server.pool, lanes=self.settings.read_lanes, patience_s=REPLICA_PATIENCE_S
+                query,
+                server.pool,
+                lanes=self.settings.read_lanes,
+                retries=self.retries,
+                patience_s=REPLICA_PATIENCE_S,
             )
         fresh_s = server.fresh_s
         row = await batcher.submit(key, deadline_s=self._deadline_s())
@@ -226,12 +241,23 @@ class Database:
             Unavailable: nothing was written.
             StorageFull: the database has no room.
         """
+        if not self.settings.pooled:
+            return await self._ask_alone(query, row)
         batcher = self._batchers.get(query)
         if batcher is None:
             batcher = self._batchers[query] = Batcher(
-                query, self._lender, lanes=self.settings.write_lanes, identity_width=identity_width, echo=echo
+                query,
+                self._lender,
+                lanes=self.settings.write_lanes,
+                retries=self.retries,
+                identity_width=identity_width,
+                echo=echo,
             )
         return await batcher.submit(row, deadline_s=self._deadline_s())
+
+    async def _ask_alone(self, query: Query, row: Sequence[object]) -> Any:
+        """Send a batch of one."""
+        return await self.fetch_one(query, *([value] for value in row))
 
     async def fetch(self, query: Query, *arguments: object, patience_s: float | None = None) -> list[Any]:
         """Run one statement by itself and return its rows.

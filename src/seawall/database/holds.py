@@ -152,14 +152,25 @@ class Holds:
 
     def _charge(self, accounts: dict[Account, float], hold: Hold, held_s: float) -> None:
         query = hold.query or hold.site
+        if len(hold.purposes) == 1:
+            self._add(accounts, query, hold.purposes[0], hold.site, held_s)
+            return
         # Of a wide batch some rows stand for all: chosen by lot, they are right on average.
         stride = -(-len(hold.purposes) // ROWS_CHARGED)
         charged = hold.purposes[random.randrange(stride) :: stride] if stride > 1 else hold.purposes  # noqa: S311 - no secret
         for purpose in charged:
-            account = Account(query, purpose.route, purpose.tenant, hold.site)
-            if len(accounts) >= ACCOUNTS_MAX and account not in accounts:
-                account = OTHERS
-            accounts[account] = accounts.get(account, 0.0) + held_s / len(charged)
+            self._add(accounts, query, purpose, hold.site, held_s / len(charged))
+
+    @staticmethod
+    def _add(accounts: dict[Account, float], query: str, purpose: Purpose, site: str, held_s: float) -> None:
+        account = Account(query, purpose.route, purpose.tenant, site)
+        known_s = accounts.get(account)
+        if known_s is not None:
+            accounts[account] = known_s + held_s
+        elif len(accounts) < ACCOUNTS_MAX:
+            accounts[account] = held_s
+        else:
+            accounts[OTHERS] = accounts.get(OTHERS, 0.0) + held_s
 
 
 def stack_of(task: "asyncio.Task[object] | None") -> str:

@@ -179,8 +179,12 @@ class LocalServer:
         return self._process.pid
 
     @classmethod
-    def find(cls, data_dir: Path) -> Endpoint | None:
+    def find(cls, data_dir: Path, *, role: str = SERVICE) -> Endpoint | None:
         """Return how to reach the server that runs on this data directory, or None when none does.
+
+        Args:
+            data_dir: where it runs.
+            role: as whom; `SERVICE`, or `SUPERUSER` for tests and drills.
 
         Raises:
             Misconfigured: one may be running, but only the user who runs it may know.
@@ -196,8 +200,8 @@ class LocalServer:
         return Endpoint(
             host=str(running.socket_directory),
             port=running.port,
-            user=SERVICE,
-            password=passwords[SERVICE],
+            user=role,
+            password=passwords[role],
             database=SERVICE,
         )
 

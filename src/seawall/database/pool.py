@@ -406,7 +406,8 @@ class Pool:
             raise RuntimeError("a task that holds a connection must not ask for another: a bounded pool would stop")
         if self._closed:
             raise DatabaseDown(CLOSING)
-        if deadline_s <= monotonic_s():
+        now_s = monotonic_s()
+        if deadline_s <= now_s:
             self.room.counts.expired += 1
             raise DeadlineExceeded
         purpose = admitted_as or PURPOSE.get()
@@ -417,20 +418,23 @@ class Pool:
             self.wait_durations.observe(0.0)
         else:
             cost = self.holds.relative_cost(query.name) if query is not None else 1.0
-            await self._wait_for_place(deadline_s, purpose, cost, is_admitted=admitted_as is not None)
-        try:
-            connection = self._take_idle() or await self._open(deadline_s)
-        except BaseException:
-            self._pass_on()
-            raise
-        hold = Hold(monotonic_s(), site, (purpose,), task, end=connection.raw.terminate)
+            now_s = await self._wait_for_place(deadline_s, purpose, cost, is_admitted=admitted_as is not None)
+        connection = self._take_idle()
+        if connection is None:
+            try:
+                connection = await self._open(deadline_s)
+            except BaseException:
+                self._pass_on()
+                raise
+            now_s = monotonic_s()
+        hold = Hold(now_s, site, (purpose,), task, end=connection.raw.terminate)
         connection.hold = hold
         self._holders.add(task)
         self.holds.begin(hold)
         return connection, hold
 
-    async def _wait_for_place(self, deadline_s: float, purpose: Purpose, cost: float, *, is_admitted: bool) -> None:
-        """Wait for one of the `size` places, all of which are taken."""
+    async def _wait_for_place(self, deadline_s: float, purpose: Purpose, cost: float, *, is_admitted: bool) -> float:
+        """Wait for one of the `size` places, all of which are taken; return when it came."""
         now_s = monotonic_s()
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[None] = loop.create_future()
@@ -452,7 +456,9 @@ class Pool:
         finally:
             if answer.done() and not answer.cancelled() and answer.exception() is None:
                 self._handed -= 1
-            self.wait_durations.observe(monotonic_s() - now_s)
+            came_s = monotonic_s()
+            self.wait_durations.observe(came_s - now_s)
+        return came_s
 
     def _sweep_at(self, when_s: float) -> None:
         """Look then for those whose patience has ended: one timer for all who wait."""

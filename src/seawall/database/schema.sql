@@ -155,7 +155,8 @@ CREATE TABLE public.accounts (
     display_name text NOT NULL,
     email text DEFAULT ''::text NOT NULL,
     is_admin boolean DEFAULT false NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    is_background boolean DEFAULT false NOT NULL
 );
 
 ALTER TABLE public.accounts ALTER COLUMN account_id ADD GENERATED ALWAYS AS IDENTITY (

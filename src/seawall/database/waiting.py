@@ -128,6 +128,11 @@ class WaitingRoom:
                 return urgency
         return Urgency.BACKGROUND
 
+    @property
+    def standing_s(self) -> float:
+        """How long it takes, at the present pace, to serve everybody who waits; 0 when nobody does."""
+        return self.round_s + self._length * self.turn_s if self._length else 0.0
+
     def predicted_wait_s(self, purpose: Purpose) -> float:
         """Return how long who comes now will wait, if those before take as long as others did of late."""
         if not self._length:

@@ -4,7 +4,7 @@ It knows nothing of S3, of accounts, or of what is stored.
 """
 
 from seawall.edge.body import Body
-from seawall.edge.exchange import ClientGone, Exchange, Handler
+from seawall.edge.exchange import Admit, ClientGone, Exchange, Handler, PutOff
 from seawall.edge.server import HttpServer, HttpSettings
 
-__all__ = ["Body", "ClientGone", "Exchange", "Handler", "HttpServer", "HttpSettings"]
+__all__ = ["Admit", "Body", "ClientGone", "Exchange", "Handler", "HttpServer", "HttpSettings", "PutOff"]

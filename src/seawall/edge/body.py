@@ -40,6 +40,11 @@ class BodyMemory:
         return min(HELD_MAX_BYTES, max(HELD_MIN_BYTES, free // SHARE_OF_FREE))
 
     @property
+    def used_part(self) -> float:
+        """Which part of what may be held is held."""
+        return self.held_bytes / self.limit_bytes
+
+    @property
     def scarce(self) -> bool:
         """Whether connections shall receive in small pieces."""
         return self.held_bytes * 2 > self.limit_bytes

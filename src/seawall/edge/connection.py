@@ -13,11 +13,12 @@ import socket
 import struct
 import sys
 import termios
+from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from seawall.clock import monotonic_s
 from seawall.edge.body import Body
-from seawall.edge.exchange import STATUS_LINES, ClientGone, Exchange
+from seawall.edge.exchange import STATUS_LINES, ClientGone, Exchange, PutOff
 from seawall.edge.head import BadHead, Head, HeadParser
 from seawall.errors import IncompleteBody
 
@@ -38,6 +39,8 @@ TURN_BYTES = 1024 * 1024
 # a thousand of them exhaust what the kernel has for all connections: 2.1 GiB against 0.2 (tcp(7), tcp_mem).
 UNSENT_MAX_BYTES = 256 * 1024
 NEVER = float("inf")
+# What these ask for changes nothing, so that it need not be done for somebody who has gone.
+READING_METHODS = frozenset({"GET", "HEAD"})
 # Closing with this resets the connection and frees what the kernel still holds for the client (socket(7), SO_LINGER).
 RESET = struct.pack("ii", 1, 0)
 THE_DISKS_FAULT = frozenset({errno.EIO, errno.EBADF, errno.EINVAL, errno.ENOMEM})
@@ -61,6 +64,7 @@ class Connection(asyncio.BufferedProtocol):
         "_output",
         "_output_waiter",
         "_parser",
+        "_put_off_timer",
         "_reading_paused",
         "_receiving",
         "_server",
@@ -82,6 +86,8 @@ class Connection(asyncio.BufferedProtocol):
         self._ahead = b""
         self._exchange: Exchange | None = None
         self._task: asyncio.Task[None] | None = None
+        # Set while the present exchange was not started, and waits to be told so.
+        self._put_off_timer: asyncio.TimerHandle | None = None
         # The body whose end did not come yet: of the present exchange, or nobody's any more.
         self._receiving: Body | None = None
         self._head_begun = False
@@ -125,10 +131,17 @@ class Connection(asyncio.BufferedProtocol):
         self._writing_paused = False
         self.output_deadline_s = NEVER
         self._wake_output(ClientGone())
-        if self._exchange is None:
+        exchange = self._exchange
+        if exchange is None:
             self._forget()
+        elif self._put_off_timer is not None:
+            self._put_off_timer.cancel()
+            self._put_off_timer = None
+            self._end(exchange)
         else:
-            self._exchange.body.fail(IncompleteBody())  # The rest is for its task to do.
+            exchange.body.fail(IncompleteBody())  # The rest is for its task to do.
+            if self._task is not None and not exchange.answered and exchange.method in READING_METHODS:
+                self._task.cancel()  # What nobody waits for is not read.
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Say where received bytes go: called by the event loop."""
@@ -328,7 +341,30 @@ class Connection(asyncio.BufferedProtocol):
                 self._ahead = self._feed(body, self._ahead)
             if self._half_closed:
                 body.fail(IncompleteBody())
-        self._task = self._loop.create_task(self._serve(exchange))
+        put_off = server.admit(exchange) if server.admit is not None else None
+        if put_off is None:
+            self._task = self._loop.create_task(self._serve(exchange))
+        else:
+            self._put_off(exchange, put_off)
+
+    def _put_off(self, exchange: Exchange, put_off: PutOff) -> None:
+        """Hold nothing but the socket, until it is time to say that the request was not started."""
+        body = exchange.body
+        body.release()
+        if self._receiving is not None and (body.length is None or body.length - body.received > DISCARD_MAX_BYTES):
+            self._pause_reading()
+        if put_off.answer is None:
+            self._end(exchange)
+        else:
+            self._put_off_timer = self._loop.call_later(put_off.delay_s, self._answer_put_off, exchange, put_off.answer)
+
+    def _answer_put_off(self, exchange: Exchange, answer: Callable[[Exchange], None]) -> None:
+        self._put_off_timer = None
+        try:
+            answer(exchange)
+        except Exception as error:  # noqa: BLE001 - as in `_serve`
+            self._server.failed(exchange, error)
+        self._end(exchange)
 
     def _feed(self, body: Body, data: bytes) -> bytes:
         first = not body.received

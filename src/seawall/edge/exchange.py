@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Iterable
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from seawall.edge.body import Body
 from seawall.edge.head import Head
@@ -28,7 +28,8 @@ class Exchange:
 
     Headers are text that stands for bytes, as Latin-1 reads them, in both directions.
 
-    `operation`, `account` and `error` are what the door found out, for metrics and the request's line.
+    `operation`, `account` and `error` are what the door found out, for metrics and the request's line; `urgency` is the
+    least urgent it is called by anybody, and `ticket` whatever the door's admission has to remember.
     """
 
     __slots__ = (
@@ -50,6 +51,8 @@ class Exchange:
         "sent_bytes",
         "started_s",
         "status",
+        "ticket",
+        "urgency",
     )
 
     def __init__(
@@ -68,6 +71,8 @@ class Exchange:
         self.operation = ""
         self.account: int | None = None
         self.error = ""
+        self.urgency = 0
+        self.ticket = 0
         self.status = 0
         self.sent_bytes = 0
         self.close_after = not head.keep_alive
@@ -147,5 +152,14 @@ class Exchange:
         return head
 
 
+class PutOff(NamedTuple):
+    """A request that is not started: `answer` is called after `delay_s`; where it is None, the connection is closed."""
+
+    delay_s: float
+    answer: Callable[[Exchange], None] | None
+
+
 Handler = Callable[[Exchange], Awaitable[None]]
+Admit = Callable[[Exchange], PutOff | None]
+"""Decides from the head alone whether a request may start; None: it may."""
 Observer = Callable[[Exchange, float], None]

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import secrets
 import socket
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -13,7 +14,7 @@ from typing import Self
 from seawall.clock import wall_s
 from seawall.edge.body import BodyMemory
 from seawall.edge.connection import Connection
-from seawall.edge.exchange import Exchange, Handler, Observer
+from seawall.edge.exchange import Admit, Exchange, Handler, Observer
 from seawall.edge.head import BadHead
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ class HttpSettings:
     rate_min_bytes_per_s: float = 1024.0
     answer_s: float = 600.0
     connections_max: int = 16_000
+    connections_per_client_max: int = 8_000
     body_memory_bytes: int = 96 * 1024 * 1024
     drain_s: float = 30.0
 
@@ -69,12 +71,14 @@ class HttpServer:
         settings: HttpSettings,
         *,
         observe: Observer,
+        admit: Admit | None = None,
         name: str = "Seawall",
         request_id_header: str = "",
     ) -> None:
         self.handler = handler
         self.settings = settings
         self.observe = observe
+        self.admit = admit
         self.loop = asyncio.get_running_loop()
         self.body_memory = BodyMemory(limit_bytes=settings.body_memory_bytes)
         # One for all connections: what is received is taken out before anything else happens.
@@ -87,6 +91,8 @@ class HttpServer:
         self._name = name
         self._request_id_header = request_id_header
         self._connections: set[Connection] = set()
+        # How many come from each address: one client must not lock out all others.
+        self._per_client: Counter[str] = Counter()
         self._listeners: list[asyncio.Server] = []
         self._request_prefix = secrets.token_hex(4).upper()
         self._request_number = 0
@@ -145,7 +151,11 @@ class HttpServer:
         """Count a new connection, or turn it away."""
         self.counts.accepted += 1
         self._connections.add(connection)
-        excess = len(self._connections) - self.settings.connections_max
+        self._per_client[connection.peer] += 1
+        excess = max(
+            len(self._connections) - self.settings.connections_max,
+            self._per_client[connection.peer] - self.settings.connections_per_client_max,
+        )
         if excess > 0 or self.draining:
             self.counts.refused_connections += 1
             if excess > TURNED_AWAY_MAX:
@@ -155,7 +165,11 @@ class HttpServer:
 
     def closed(self, connection: Connection) -> None:
         """Forget a connection."""
-        self._connections.discard(connection)
+        if connection in self._connections:
+            self._connections.discard(connection)
+            self._per_client[connection.peer] -= 1
+            if not self._per_client[connection.peer]:
+                del self._per_client[connection.peer]
         if not self._connections:
             self._all_closed.set()
 

@@ -5,5 +5,6 @@ at `door`.
 """
 
 from seawall.s3.door import S3Door, S3Settings
+from seawall.s3.doorkeeper import Doorkeeper
 
-__all__ = ["S3Door", "S3Settings"]
+__all__ = ["Doorkeeper", "S3Door", "S3Settings"]

@@ -14,7 +14,8 @@ from seawall.edge import ClientGone, Exchange
 from seawall.errors import SeawallError
 from seawall.objects import ObjectStore, Uploads
 from seawall.s3.bucket_verbs import BucketVerbs
-from seawall.s3.errors import S3Error, error_xml, translate
+from seawall.s3.doorkeeper import Doorkeeper
+from seawall.s3.errors import S3Error, respond_error, translate
 from seawall.s3.links import Links
 from seawall.s3.listing_verbs import ListingVerbs
 from seawall.s3.object_verbs import ObjectVerbs
@@ -37,20 +38,32 @@ AUTHENTICATION = Purpose(route="authentication", urgency=Urgency.INTERACTIVE)
 class S3Settings:
     """What an operator chooses about the S3 door.
 
-    `domains`: host names under which buckets are addressed as `bucket.domain`.
+    `domains`: host names under which buckets are addressed as `bucket.domain`. `first_byte_s`: how long an answer may
+    take to begin, where the client does not set the pace.
     """
 
     region: str = "us-east-1"
     domains: tuple[str, ...] = ()
+    first_byte_s: float = FIRST_BYTE_S
 
 
 class S3Door:
     """Answers S3 requests. State: the signing keys of those who signed, and the links followed, lately."""
 
     def __init__(
-        self, store: ObjectStore, credentials: Credentials, settings: S3Settings, *, token_secret: bytes
+        self,
+        store: ObjectStore,
+        credentials: Credentials,
+        settings: S3Settings,
+        *,
+        token_secret: bytes,
+        doorkeeper: Doorkeeper | None = None,
+        rehearsal: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._settings = settings
+        self._doorkeeper = doorkeeper
+        # What drills have each request for an object do first; None outside of them.
+        self._rehearsal = rehearsal
         self._credentials = credentials
         self._signing_keys = SigningKeys()
         self._links = Links()
@@ -91,7 +104,11 @@ class S3Door:
         STALENESS.set(0.0)
         try:
             request = self._follow(exchange) or await self._understand(exchange)
-            PURPOSE.set(purpose_of(exchange))
+            PURPOSE.set(purpose_of(exchange, first_byte_s=self._settings.first_byte_s))
+            if self._doorkeeper is not None and exchange.account is not None:
+                self._doorkeeper.recognise(exchange)
+            if self._rehearsal is not None and request.target.key:
+                await self._rehearsal()
             await self._verbs[exchange.operation](request)
         except ClientGone:
             raise
@@ -158,25 +175,17 @@ class S3Door:
                 exc_info=error,
                 extra={"request_id": exchange.request_id, "path": exchange.path, "error": repr(error)},
             )
-        headers = [("x-amz-request-id", exchange.request_id), *answer.headers.items()]
-        if answer.status == 304:
-            exchange.respond(304, headers)
-            return
-        body = error_xml(answer, exchange.path, exchange.request_id)
-        if exchange.method == "HEAD":
-            exchange.respond_head(
-                answer.status, [("Content-Type", "application/xml"), *headers], content_length=len(body)
-            )
-        else:
-            exchange.respond(answer.status, [("Content-Type", "application/xml"), *headers], body)
+        respond_error(exchange, answer)
 
 
-def purpose_of(exchange: Exchange) -> Purpose:
+def purpose_of(exchange: Exchange, *, first_byte_s: float = FIRST_BYTE_S) -> Purpose:
     """Return in whose name, how urgently and until when an understood request is worked on."""
     urgency = URGENCIES.get(exchange.operation, Urgency.NORMAL)
     # Whoever sends a body, or has bytes copied, sets the pace; an answer that needs neither has to begin in time.
-    deadline_s = exchange.started_s + FIRST_BYTE_S if urgency is Urgency.INTERACTIVE else None
+    deadline_s = exchange.started_s + first_byte_s if urgency is Urgency.INTERACTIVE else None
     only_reads = exchange.method in {"GET", "HEAD"}
+    if exchange.urgency > urgency:
+        urgency = Urgency(exchange.urgency)
     return Purpose(exchange.operation, exchange.account or 0, urgency, deadline_s, only_reads)
 
 

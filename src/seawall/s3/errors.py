@@ -15,7 +15,7 @@ from typing import Final
 
 from seawall import errors
 from seawall.blobs import DiskFailed
-from seawall.edge import ClientGone
+from seawall.edge import ClientGone, Exchange
 from seawall.objects import digests, store
 
 CODES: Final[Mapping[str, tuple[HTTPStatus, str]]] = {
@@ -284,6 +284,21 @@ def translate(error: Exception) -> S3Error:
     written = str(error)
     usual = (type(error).__doc__ or "").strip()
     return S3Error(code, "" if written == usual else written)
+
+
+def respond_error(exchange: Exchange, error: S3Error) -> None:
+    """Answer a request with an error, as S3 does."""
+    exchange.error = error.code
+    headers = [("x-amz-request-id", exchange.request_id), *error.headers.items()]
+    if error.status == HTTPStatus.NOT_MODIFIED:
+        exchange.respond(error.status, headers)
+        return
+    headers = [("Content-Type", "application/xml"), *headers]
+    body = error_xml(error, exchange.path, exchange.request_id)
+    if exchange.method == "HEAD":
+        exchange.respond_head(error.status, headers, content_length=len(body))
+    else:
+        exchange.respond(error.status, headers, body)
 
 
 def error_xml(error: S3Error, resource: str, request_id: str) -> bytes:

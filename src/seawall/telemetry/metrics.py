@@ -101,6 +101,44 @@ DEFINITIONS: Final[tuple[Definition, ...]] = (
         rises_when="the disk is slower than the clients",
     ),
     Definition(
+        name="seawall_gate_requests_total",
+        kind="counter",
+        labels=("class", "outcome"),
+        meaning="Requests by class, and whether they were let in (admitted) or told to come back later (refused).",
+        rises_when="refused: more is asked than can be done, or a tenant asks for more than its share",
+    ),
+    Definition(
+        name="seawall_gate_closed_total",
+        kind="counter",
+        meaning="Requests whose connection was closed unanswered, since too many waited to be told no already.",
+        rises_when="clients come again at once, whatever they are told",
+    ),
+    Definition(
+        name="seawall_gate_waiting_refusals",
+        kind="gauge",
+        meaning="Requests that were turned away and wait to be told so.",
+        rises_when="clients come again at once",
+    ),
+    Definition(
+        name="seawall_gate_in_flight",
+        kind="gauge",
+        meaning="Requests that were let in and are not answered yet.",
+        rises_when="more is asked, or something is slow",
+    ),
+    Definition(
+        name="seawall_gate_pace_per_second",
+        kind="gauge",
+        meaning="Requests a second that are let in; +Inf where nobody is turned away.",
+        rises_when="what was scarce is so no longer",
+    ),
+    Definition(
+        name="seawall_gate_level",
+        kind="gauge",
+        labels=("resource",),
+        meaning="How long the queue of something scarce is, in parts of what is tolerated.",
+        rises_when="that resource is what limits the service; above 1, less is let in",
+    ),
+    Definition(
         name="db_client_connection_count",
         kind="gauge",
         labels=("server", "state"),
@@ -194,6 +232,13 @@ DEFINITIONS: Final[tuple[Definition, ...]] = (
         labels=("query", "server"),
         meaning="Statements that were not sent because another took their row along.",
         rises_when="more is asked: what waits together goes together",
+    ),
+    Definition(
+        name="db_client_retries_total",
+        kind="counter",
+        labels=("outcome",),
+        meaning="Rows sent again because their connection was lost (made), or not, since too many were (refused).",
+        rises_when="connections to the database are lost",
     ),
     Definition(
         name="db_client_server_up",

@@ -1,0 +1,213 @@
+"""The gate: whether a request may start, decided from its head alone, before anything is spent on it.
+
+What is scarce says how long its queue is: connections to the database, the event loop, memory. From that follows how
+many requests a second may be let in, and from what arrives, who they are. Who is turned away is told so a little
+later, and costs nothing but a socket until then: a client that comes again at once would otherwise be served refusals
+instead of files.
+
+What a request claims before its signature was checked can only bring it refusals, and those only to whoever shares its
+address: a share is an account's where a signature of that account held that came from there, else the address's own.
+"""
+
+import math
+from array import array
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from random import random
+from typing import Final, NamedTuple
+
+from seawall.admission.pace import next_capacity_per_s, pace_for, settled
+from seawall.admission.ranks import BEYOND_SHARE, EVERYBODY, LEVELS, RANKS, rank_of, threshold_for
+from seawall.admission.shares import Shares, Standing
+from seawall.telemetry.purpose import Urgency
+
+WINDOW_S: Final = 0.25
+"""How often the gate looks at what is scarce."""
+
+SEEN_ENOUGH: Final = 50
+"""So many arrivals tell well enough which ranks come; of what came before, only as much counts as is missing."""
+
+ARRIVAL_S: Final = 0.1
+"""Over how long it is smoothed how many arrive: a surge has to be seen at once, and its end as well."""
+
+FORGET_BEST_S: Final = 10.0
+"""How fast the best rate is forgotten: it falls to a half in 7 s."""
+
+FORGET_S: Final = 5.0
+"""When nobody had to be turned away for so long, there is no pace any more: the capacity may be another by now."""
+
+ONSET: Final = 1.5
+"""When so many times what may come in a window has come in, the threshold is looked for at once."""
+
+TURN_S: Final = 300.0
+"""How long users keep their levels: who is turned away is not the same one for ever."""
+
+WAITING_MAX: Final = 2000
+"""How many of those who are turned away may wait for their answer at a time; beyond, they are closed at once."""
+
+Reading = Callable[[], float]
+"""How long the queue of something scarce is, in parts of what is tolerated: above 1 is too long."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateSettings:
+    """What an operator chooses about admission. `refusal_delay_s`: how long who is turned away waits at the most."""
+
+    refusal_delay_s: float = 0.5
+
+
+class Refusal(NamedTuple):
+    """A request may not start. The answer is given after `delay_s`; None: none is, the connection is closed."""
+
+    delay_s: float | None
+    retry_after_s: float
+
+
+@dataclass(slots=True)
+class GateCounts:
+    """What became of those who came, by class."""
+
+    admitted: list[int]
+    refused: list[int]
+    closed: int = 0
+
+
+class Gate:
+    """Lets requests in. State: the pace, the threshold, what arrived lately by rank, who had how much, what is out.
+
+    Args:
+        settings: see there.
+        readings: what is scarce, by name.
+        now_s: the present, on the monotonic clock.
+    """
+
+    def __init__(self, settings: GateSettings, readings: Mapping[str, Reading], *, now_s: float) -> None:
+        self.shares = Shares()
+        self.counts = GateCounts([0] * len(Urgency), [0] * len(Urgency))
+        self.in_flight = 0
+        self.waiting = 0
+        """How many of those who were turned away wait for their answer."""
+        self.pace_per_s = math.inf
+        self.threshold = EVERYBODY
+        self.levels: dict[str, float] = dict.fromkeys(readings, 0.0)
+        self._settings = settings
+        self._readings = readings
+        self._arrived = array("l", bytes(RANKS * array("l").itemsize))
+        self._arrivals = [0.0] * RANKS
+        self._arrivals_per_s = 0.0
+        self._served = 0
+        self._capacity_per_s = 0.0
+        self._best_per_s = 0.0
+        self._idle_looks = 0
+        self._limited_s = -math.inf
+        self._looked_s = now_s
+        self._admitted = 0
+        self._admitted_most = math.inf
+        self._turned_away = 0
+        self._credit = 0.0
+        self._turn = 0
+
+    def __repr__(self) -> str:
+        return f"<Gate {self.in_flight} in flight, {self.pace_per_s:.0f} a second, {self.waiting} refusals waiting>"
+
+    @property
+    def is_limiting(self) -> bool:
+        """Whether somebody may be turned away."""
+        return self.threshold is not EVERYBODY
+
+    def enter(self, urgency: Urgency, user: int, tenant: int, *, now_s: float, cost: float = 1.0) -> Refusal | None:
+        """Decide about one request: None when it may start, and then it must `leave`.
+
+        Args:
+            urgency: its class.
+            user: a number that decides its level, the same for all requests of one user.
+            tenant: whose share it takes from.
+            now_s: the present, on the monotonic clock.
+            cost: how much it takes, a small request being 1.
+        """
+        match self.shares.take(tenant, now_s=now_s, cost=cost):
+            case Standing.LIGHT:
+                rank = rank_of(urgency, user, turn=self._turn)
+            case Standing.HEAVY:
+                rank = max(urgency, Urgency.NORMAL) * LEVELS + LEVELS - 1
+            case Standing.BEYOND:
+                rank = BEYOND_SHARE
+        self._arrived[rank] += 1
+        if self._admitted >= self._admitted_most:
+            self.look(now_s)
+        threshold = self.threshold
+        if rank >= threshold.rank and not (rank == threshold.rank and self._is_among(threshold.part)):
+            return self._turn_down(urgency, tenant)
+        self._admitted += 1
+        self.in_flight += 1
+        self.counts.admitted[urgency] += 1
+        return None
+
+    def leave(self, tenant: int, *, served: bool, cost: float = 1.0) -> None:
+        """Note that a request that was let in has ended; `served` unless it was turned away further inside."""
+        self.in_flight -= 1
+        if served:
+            self._served += 1
+            self.shares.serve(tenant, cost)
+        else:
+            self._turned_away += 1
+            self.shares.turn_away(tenant)
+
+    def look(self, now_s: float) -> None:
+        """Look at what is scarce, and decide who may come in until the next look."""
+        elapsed_s = now_s - self._looked_s
+        if elapsed_s <= 0:
+            return
+        self._looked_s = now_s
+        self.levels = {name: reading() for name, reading in self._readings.items()}
+        level = max(self.levels.values(), default=0.0)
+        self._settle(elapsed_s, level)
+        if level > 1:
+            self._limited_s = now_s
+        self.threshold, self.pace_per_s = EVERYBODY, math.inf
+        if now_s - self._limited_s < FORGET_S:
+            self._idle_looks = self._idle_looks + 1 if level <= 0 and self._turned_away else 0
+            self.pace_per_s = pace_for(
+                self._capacity_per_s, best_per_s=self._best_per_s, level=level, idle_looks=self._idle_looks
+            )
+            if self._arrivals_per_s > self.pace_per_s:
+                self._limited_s = now_s
+                part = self.pace_per_s / self._arrivals_per_s
+                self.threshold = threshold_for(self._arrivals, part * sum(self._arrivals))
+        self.shares.look(now_s)
+        self._turn = int(now_s / TURN_S)
+        self._admitted, self._turned_away = 0, 0
+        self._admitted_most = ONSET * self.pace_per_s * WINDOW_S + 1
+
+    def _is_among(self, part: float) -> bool:
+        """Whether this one is among the part of its rank that may come in: evenly, not by lot."""
+        self._credit += part
+        if self._credit >= 1:
+            self._credit -= 1
+            return True
+        return False
+
+    def _turn_down(self, urgency: Urgency, tenant: int) -> Refusal:
+        self.counts.refused[urgency] += 1
+        self._turned_away += 1
+        self.shares.turn_away(tenant)
+        retry_after_s = 1.0 + 2.0 * random()  # noqa: S311 - jitter, not a secret
+        if self.waiting >= WAITING_MAX:
+            self.counts.closed += 1
+            return Refusal(None, retry_after_s)
+        return Refusal(self._settings.refusal_delay_s * (0.5 + 0.5 * random()), retry_after_s)  # noqa: S311 - jitter
+
+    def _settle(self, elapsed_s: float, level: float) -> None:
+        """Bring the rates up to date."""
+        arrived = self._arrived
+        came = sum(arrived)
+        keep = SEEN_ENOUGH / (SEEN_ENOUGH + came)
+        self._arrivals = [before * keep + count for before, count in zip(self._arrivals, arrived, strict=True)]
+        self._arrivals_per_s = settled(self._arrivals_per_s, came / elapsed_s, elapsed_s=elapsed_s, over_s=ARRIVAL_S)
+        self._arrived = array("l", bytes(len(arrived) * arrived.itemsize))
+        served_per_s, self._served = self._served / elapsed_s, 0
+        self._capacity_per_s = next_capacity_per_s(
+            self._capacity_per_s, served_per_s=served_per_s, level=level, elapsed_s=elapsed_s
+        )
+        faded_per_s = settled(self._best_per_s, 0.0, elapsed_s=elapsed_s, over_s=FORGET_BEST_S)
+        self._best_per_s = max(faded_per_s, min(served_per_s, self._capacity_per_s))
