@@ -129,15 +129,15 @@ class TcpProxy:
         there: asyncio.StreamWriter | None = None
         try:
             if self._weather.cut is Cut.RESET:
-                _reset(writer)
-                return
+                raise ConnectionResetError
             async with asyncio.timeout(CONNECT_S):
                 back, there = await _connect(self.target)
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._pass_on(reader, there))
                 group.create_task(self._pass_on(back, writer))
-        except (OSError, TimeoutError, ExceptionGroup):
-            # What broke on one side breaks on the other, as it would without us.
+        except* (OSError, RuntimeError):
+            # What broke on one side breaks on the other, as it would without us. (uvloop says RuntimeError where a
+            # transport was closed.)
             for side in (writer, there):
                 if side is not None:
                     _reset(side)
