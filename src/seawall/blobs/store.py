@@ -55,15 +55,24 @@ class DiskBlobStore:
     What is handed out is a location (see `Location`): as text, to be kept with the size in the catalogue.
     """
 
-    def __init__(self, settings: BlobSettings) -> None:
+    def __init__(
+        self, settings: BlobSettings, *, threads: DiskThreads | None = None, reserve: DiskReserve | None = None
+    ) -> None:
+        """Touch nothing yet.
+
+        Args:
+            settings: see there.
+            threads: what waits for the disk; others than usual where it is to misbehave.
+            reserve: what knows how full it is; likewise.
+        """
         self.settings = settings
         self.incarnation = new_incarnation()
         self.reads_cached = 0
         self.reads_waited = 0
         self._is_open = False
-        self._reserve = DiskReserve(settings.root, reserve_bytes=settings.reserve_bytes)
+        self._reserve = reserve or DiskReserve(settings.root, reserve_bytes=settings.reserve_bytes)
         self._cached = CachedReads(buffer_bytes=FRAME_BYTES + HEADER_BYTES)
-        self._threads = DiskThreads(threads=settings.threads, buffer_bytes=FRAME_BYTES)
+        self._threads = threads or DiskThreads(threads=settings.threads, buffer_bytes=FRAME_BYTES)
         self._segment_reader = SegmentReader(settings.root, self._cached, open_max=settings.open_segments_max)
         self._segment_writer = SegmentWriter(
             settings.root,
