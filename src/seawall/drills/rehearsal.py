@@ -9,9 +9,10 @@ is light: a machine with two cores has room for it, and what is missed is missed
 import asyncio
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ from seawall.drills.hypothesis import STEADY_FOR_S, Second, Verdict, judge
 from seawall.drills.instance import (
     Cores,
     Instance,
+    InstanceFailed,
     Stage,
     new_directory,
     running_instance,
@@ -52,6 +54,9 @@ SEEN_AFTER_S: Final = STEADY_FOR_S + 3
 LOAD_MAX_S: Final = 300.0
 """What a drill may take beside the seconds of its fault: to break something and to put it right has bounds of its own,
 which together are shorter."""
+
+WHOLE_MAX_S: Final = 600.0
+"""What a drill may take in all, beside the seconds of its fault: then it is given up."""
 
 READS_PER_S: Final = 100.0
 WRITES_PER_S: Final = 10.0
@@ -131,7 +136,24 @@ class Rehearsal:
         return self.verdict.complaints + doubt
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotRehearsed:
+    """A fault nothing is known about: what it needs is not here (`is_skipped`), or its drill broke; `why` says more."""
+
+    fault: Fault
+    why: str
+    is_skipped: bool
+
+
+Result = Rehearsal | NotRehearsed
+
+
 # Decisions.
+
+
+def is_well(result: Result) -> bool:
+    """Return whether it was as it should be: who skips a fault aloud has not failed."""
+    return not result.complaints if isinstance(result, Rehearsal) else result.is_skipped
 
 
 def load_of(fault: Fault, *, seconds: float) -> Load:
@@ -242,6 +264,29 @@ async def rehearse(
         if missing:
             raise CannotRehearse(f"it needs {', and '.join(missing)}")
         return await _perform(scene, fault, seconds=seconds, ledger=directory / "ledger", tell=tell, hear=hear)
+
+
+async def rehearse_each(
+    faults: Iterable[Fault],
+    *,
+    seconds: float = SECONDS,
+    tell: Callable[[str], None] = lambda _: None,
+    hear: Callable[[str, Progress], None] = lambda *_: None,
+) -> list[Result]:
+    """Rehearse one after the other, each within bounds; one that cannot be held does not keep the others from it."""
+    results: list[Result] = []
+    for fault in faults:
+        try:
+            async with asyncio.timeout(WHOLE_MAX_S + seconds):
+                results.append(await rehearse(fault, seconds=seconds, tell=tell, hear=partial(hear, fault.name)))
+        except CannotRehearse as error:
+            results.append(NotRehearsed(fault=fault, why=str(error), is_skipped=True))
+            tell(f"skipped {fault.name}: {error}")
+        except (InstanceFailed, GeneratorFailed, SeawallError, TimeoutError, OSError) as error:
+            why = str(error) or type(error).__name__
+            results.append(NotRehearsed(fault=fault, why=why, is_skipped=False))
+            tell(f"{fault.name} could not be rehearsed: {why}")
+    return results
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
