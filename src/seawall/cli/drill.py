@@ -35,6 +35,8 @@ from seawall.errors import SeawallError
 
 FAILED = (GeneratorFailed, InstanceFailed, TooFewOffered)
 BAR = 24
+MANNERS = [manner.value for manner in Manner]
+SHAPES = [shape.value for shape in Shape]
 
 Result = TypeVar("Result")
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -76,7 +78,7 @@ def list_(*, as_json: bool) -> None:
               help="How long the surge lasts.")  # fmt: skip
 @click.option("--after", type=click.FloatRange(min=5), default=DEBACLE.after_s, show_default=True,
               help="How long it is watched afterwards, in seconds.")  # fmt: skip
-@click.option("--retry", type=click.Choice([manner.value for manner in Manner]), default=DEBACLE.retry.manner.value, show_default=True,
+@click.option("--retry", type=click.Choice(MANNERS), default=DEBACLE.retry.manner.value, show_default=True,
               help="What users do who are not served.")  # fmt: skip
 @out_option
 @json_option
@@ -98,7 +100,7 @@ def debacle(
 
 
 @drill.command()
-@click.option("--shape", type=click.Choice([shape.value for shape in Shape]), default=Shape.CROWD.value, show_default=True,
+@click.option("--shape", type=click.Choice(SHAPES), default=Shape.CROWD.value, show_default=True,
               help="Who makes the surge: everybody, work in the background, or one tenant.")  # fmt: skip
 @click.option("--multiple", type=click.FloatRange(min=1.1, max=20), default=10.0, show_default=True,
               help="How much the surge brings, in parts of the measured capacity.")  # fmt: skip
@@ -107,7 +109,7 @@ def debacle(
               help="How long the surge lasts.")  # fmt: skip
 @click.option("--after", type=click.FloatRange(min=5), default=20.0, show_default=True,
               help="How long it is watched afterwards, in seconds.")  # fmt: skip
-@click.option("--retry", type=click.Choice([manner.value for manner in Manner]), default=Manner.POLITE.value, show_default=True,
+@click.option("--retry", type=click.Choice(MANNERS), default=Manner.POLITE.value, show_default=True,
               help="What users do who are not served.")  # fmt: skip
 @out_option
 @json_option
