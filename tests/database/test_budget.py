@@ -170,6 +170,18 @@ def test_a_connection_is_kept_for_each_node_that_is_not_there_yet() -> None:
     assert room(LIMITS, NOBODY, claims, nodes_max=1) == ALLOWED
 
 
+@given(st.integers(2, 20), st.integers(0, 12))
+def test_who_takes_all_that_is_free_is_not_given_what_nodes_have_open(open_: int, keeper: int) -> None:
+    claims = [Claim(node="node-1", demand=50, granted=max(open_, 7))]
+    foreign = LIMITS.usable - open_ - keeper
+    everything = Activity(foreign=foreign, working={"node-1": open_ - 1, "keeper": keeper}, asking={"node-1": 1})
+
+    planned = room(LIMITS, replace(everything, foreign=0), claims, nodes_max=8)
+    assert room(LIMITS, everything, claims, nodes_max=8) == min(open_, planned)
+    decision = decide(LIMITS, everything, claims, mine=0, nodes_max=8)
+    assert decision.share >= min(open_, 2)
+
+
 def test_nodes_that_are_about_to_ask_use_what_was_kept_for_them() -> None:
     claims = [Claim(node="node-1", demand=50, granted=1)]
     asking = {"node-1": 1, "node-2": 1, "node-3": 1}

@@ -187,7 +187,8 @@ def room(limits: Limits, activity: Activity, claims: Sequence[Claim], *, nodes_m
 
     That is the allowance, less what of ours is open beyond any grant (the keeper's; those of a node whose lease
     ended while it was paused), less those `beside` the pool for each node that is not there yet: it must connect
-    before it can ask.
+    before it can ask. The last holds for what is planned: where strangers have taken more than was left for them, what
+    our nodes have open stays theirs. Else whoever takes all that is free would be given what is in use as well.
     """
     granted: dict[str, int] = {}
     for claim in claims:
@@ -201,8 +202,9 @@ def room(limits: Limits, activity: Activity, claims: Sequence[Claim], *, nodes_m
             about_to_ask = min(working + asking, beside * asking)
             strays += working + asking - about_to_ask
             joining += about_to_ask
-    allowed = allowance(limits, foreign=activity.foreign, foreign_of_role=activity.foreign_of_role)
-    return max(0, allowed - strays - max(joining, beside * (nodes_max - len(claims)), 0))
+    planned = allowance(limits) - max(joining, beside * (nodes_max - len(claims)), 0)
+    left = allowance(limits, foreign=activity.foreign, foreign_of_role=activity.foreign_of_role) - joining
+    return max(0, min(planned, left) - strays)
 
 
 def decide(

@@ -292,6 +292,11 @@ class Pool:
         self._settling: set[asyncio.Task[None]] = set()
         # Those among the lent that are one too many and will be closed.
         self._leaving: set[Connection] = set()
+        # Opens what was granted and is not open yet.
+        self._filling: asyncio.Task[None] | None = None
+        self._is_leased = False
+        # Places taken for that: nobody works there.
+        self._ahead = 0
         # How many have been given a place, and will take an idle connection as soon as they run.
         self._handed = 0
         self._most_lent = 0
@@ -345,8 +350,12 @@ class Pool:
         return Loan(self, deadline_s, query, site, admitted_as)
 
     async def resize(self, size: int) -> None:
-        """Have at most so many connections; returns once no more than that are open."""
+        """Have at most so many connections; returns once no more than that are open.
+
+        What was granted is opened soon, wanted or not: what is not open, somebody else may take.
+        """
         self.size = size
+        self._is_leased = True
         while self._lent < self.size and self._lend_to_next():
             self._lent += 1
         while (too_many := self._lent + max(0, len(self._idle) - self._handed) - self.size) > 0:
@@ -361,6 +370,7 @@ class Pool:
             else:
                 self._fewer.clear()
                 await self._fewer.wait()
+        self._fill_up()
 
     def abandon(self) -> None:
         """Break every connection and send away who waits: the server is not what it was."""
@@ -378,7 +388,8 @@ class Pool:
 
     def take_most_lent(self) -> int:
         """Return how many connections were out at the most, at one time, since this was asked last."""
-        most, self._most_lent = max(self._most_lent, self._lent), self._lent
+        lent = self._lent - self._ahead
+        most, self._most_lent = max(self._most_lent, lent), lent
         return most
 
     async def close(self) -> None:
@@ -390,6 +401,9 @@ class Pool:
         if self._maintaining is not None:
             self._maintaining.cancel()
             await asyncio.wait([self._maintaining])
+        if self._filling is not None:
+            self._filling.cancel()
+            await asyncio.wait([self._filling])
         while self._settling:
             await asyncio.wait(self._settling)
         idle, self._idle = self._idle, []
@@ -477,7 +491,7 @@ class Pool:
 
     def _pass_on(self) -> None:
         """Hand one place to whoever is next, or free it."""
-        self._most_lent = max(self._most_lent, self._lent)
+        self._most_lent = max(self._most_lent, self._lent - self._ahead)
         if self._one_is_too_many or not self._lend_to_next():
             self._lent -= 1
         # Whoever is next takes an idle connection, and that makes fewer, too.
@@ -561,6 +575,35 @@ class Pool:
                 raw.terminate()
             self._pass_on()
 
+    def _fill_up(self) -> None:
+        """See to it that as many connections are open as were granted."""
+        if self._is_leased and self._filling is None and not self._closed and self._is_short:
+            self._filling = asyncio.get_running_loop().create_task(self._fill(), name="open what was granted")
+
+    @property
+    def _is_short(self) -> bool:
+        return self._lent + len(self._idle) - self._handed < self.size
+
+    async def _fill(self) -> None:
+        """Open what is missing, one by one; what cannot be opened now is tried again a second later."""
+        try:
+            while self._is_short and not self._closed:
+                self._lent += 1
+                self._ahead = 1
+                try:
+                    try:
+                        connection = await self._open(monotonic_s() + CONNECT_TIMEOUT_S)
+                    except BaseException:
+                        self._pass_on()
+                        raise
+                    await self._settle(connection)
+                finally:
+                    self._ahead = 0
+        except DatabaseDown:
+            pass  # who needs one is told so; `_maintain` tries again
+        finally:
+            self._filling = None
+
     async def _open(self, deadline_s: float) -> Connection:
         """Connect, again and again until the deadline: a restarting server is worth waiting for."""
         failure: BaseException | None = None
@@ -638,6 +681,7 @@ class Pool:
             self._tell_of_long_holds(monotonic_s())
             try:
                 await self._look_after_idle(monotonic_s())
+                self._fill_up()
             except Exception as error:
                 log.exception("database.maintenance_failed", extra={"error": repr(error)})
 
