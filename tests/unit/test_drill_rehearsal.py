@@ -9,14 +9,17 @@ from xml.etree import ElementTree
 import pytest
 
 from seawall.database import Endpoint
+from seawall.drills import rehearsal
 from seawall.drills.chart import fault_timeline
 from seawall.drills.faults import FAULTS, Fault, Need, fault_named
 from seawall.drills.hypothesis import Second
+from seawall.drills.instance import InstanceFailed
 from seawall.drills.load import Crowd, Kind, Load, Phase, Sort
 from seawall.drills.outcomes import Finished, Outcome, Summary, Tally, summarize
 from seawall.drills.rehearsal import (
     BEFORE_S,
     PATIENCE_S,
+    CannotRehearse,
     NotRehearsed,
     Rehearsal,
     Result,
@@ -24,6 +27,7 @@ from seawall.drills.rehearsal import (
     load_of,
     needs_own_database,
     rehearsal_of,
+    rehearse_each,
     settings_of,
     url_of,
     watched_s,
@@ -161,6 +165,36 @@ def test_who_skips_a_fault_has_not_failed_and_who_cannot_hold_it_has() -> None:
         "- full-database-disk: only root can mount a tmpfs",
         "- full-database-disk: it did not start",
     ]
+
+
+async def test_a_fault_that_cannot_be_rehearsed_does_not_keep_the_others_from_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    good = rehearsed(named("slow-disk"), *steady())
+    planned: list[Rehearsal | Exception] = [
+        CannotRehearse("it needs root"),
+        InstanceFailed("no room"),
+        TimeoutError(),
+        good,
+    ]
+    outcomes = iter(planned)
+
+    async def rehearse(*_: object, **__: object) -> Rehearsal:
+        outcome = next(outcomes)
+        if isinstance(outcome, Rehearsal):
+            return outcome
+        raise outcome
+
+    monkeypatch.setattr(rehearsal, "rehearse", rehearse)
+
+    first, second, third, fourth = await rehearse_each(FAULTS[:4])
+
+    assert [(one.why, one.is_skipped) for one in (first, second, third) if isinstance(one, NotRehearsed)] == [
+        ("it needs root", True),
+        ("no room", False),
+        ("it took too long", False),
+    ]
+    assert fourth is good
 
 
 def test_a_board_of_faults_is_json_for_every_program() -> None:

@@ -49,14 +49,14 @@ def drill() -> None:
     """Rehearse what can go wrong, on a throwaway service in a temporary directory."""
 
 
-def out_option(command: Command) -> Command:
-    """Give a command `--out`."""
+def out_option(written: str) -> Callable[[Command], Command]:
+    """Return what gives a command `--out`, for what is written there."""
     return click.option(
         "--out",
         type=click.Path(path_type=Path, file_okay=False),
         default=None,
-        help="Where the scoreboard (JSON), the chart (SVG) and a page with both (HTML) are written.",
-    )(command)
+        help=f"The directory in which {written} are written.",
+    )
 
 
 @drill.command(name="list")
@@ -93,7 +93,7 @@ def fault_line(fault: Fault) -> str:
               help="How long it is watched afterwards, in seconds.")  # fmt: skip
 @click.option("--retry", type=click.Choice(MANNERS), default=DEBACLE.retry.manner.value, show_default=True,
               help="What users do who are not served.")  # fmt: skip
-@out_option
+@out_option("the scoreboard (JSON), the chart (SVG) and a page with both (HTML)")
 @json_option
 def debacle(
     *, multiple: float, users: int, seconds: float, after: float, retry: Manner, out: Path | None, as_json: bool
@@ -124,7 +124,7 @@ def debacle(
               help="How long it is watched afterwards, in seconds.")  # fmt: skip
 @click.option("--retry", type=click.Choice(MANNERS), default=Manner.POLITE.value, show_default=True,
               help="What users do who are not served.")  # fmt: skip
-@out_option
+@out_option("the scoreboard (JSON), the chart (SVG) and a page with both (HTML)")
 @json_option
 def surge(
     *,
@@ -178,7 +178,7 @@ ALL = "all"
 @click.option("--list", "as_list", is_flag=True, help="List the faults, instead.")
 @click.option("--seconds", type=click.FloatRange(min=2, max=120), default=SECONDS, show_default=True,
               help="How long it is broken.")  # fmt: skip
-@out_option
+@out_option("the scoreboard (JSON) and a timeline of each fault (SVG)")
 @json_option
 def fault(*, name: str | None, as_list: bool, seconds: float, out: Path | None, as_json: bool) -> None:
     """Break something, under load, and put it right: NAME is a fault, or `all` for one after the other.
