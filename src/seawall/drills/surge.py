@@ -35,7 +35,8 @@ GENTLE: Final = 0.3
 
 DEADLINE_S: Final = 1.0
 RETRIES: Final = 3
-FLOOD_CONNECTIONS: Final = 256
+FLOOD_CONNECTIONS: Final = 2500
+"""As many as one account that floods needs, so that nothing waits for its own kind outside of the service."""
 PROOF: Final = 1.5
 PROOF_LEAST: Final = 15.0
 """The generator proves that it can offer half as much again as the surge, and 15 times the capacity at the least."""
