@@ -154,6 +154,32 @@ async def test_a_read_is_stopped_when_its_client_resets_the_connection_and_a_wri
         going_on.set()
 
 
+async def test_a_request_whose_task_is_cancelled_before_it_begins_is_over_all_the_same(doorman: Doorman) -> None:
+    def admit(exchange: Exchange) -> None:
+        asyncio.get_running_loop().call_soon(exchange._connection.abort)
+
+    async with serving(doorman.handle, admit=admit) as served, served.connect() as client:
+        await client.send(b"GET /yes HTTP/1.1\r\nHost: a\r\n\r\n")
+        await eventually(lambda: served.exchanges)
+
+        assert doorman.started == []
+        assert served.server.connections == 0
+    assert len(served.exchanges) == 1
+
+
+async def test_a_request_whose_admission_fails_leaves_nothing_behind(doorman: Doorman) -> None:
+    def admit(exchange: Exchange) -> None:
+        raise RuntimeError("it was not foreseen")
+
+    told: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context))
+    async with serving(doorman.handle, admit=admit) as served, served.connect() as client:
+        await client.send(b"GET /yes HTTP/1.1\r\nHost: a\r\n\r\n")
+        await eventually(lambda: served.server.counts.accepted and not served.server.connections)
+
+    assert len(served.exchanges) == len(told) == 1
+
+
 async def test_one_client_cannot_take_all_connections() -> None:
     async with serving(hello, connections_per_client_max=2) as served:
         async with served.connect() as first, served.connect() as second, served.connect() as third:
