@@ -532,6 +532,8 @@ class Connection(asyncio.BufferedProtocol):
             return
         if self._half_closed:
             return  # After its end, a transport must not read again.
+        if self._put_off_timer is not None:
+            return  # What paused it is still so: `_end` goes on.
         if len(self._ahead) > AHEAD_MAX_BYTES or (self._receiving is not None and self._receiving.paused):
             return
         self._reading_paused = False
