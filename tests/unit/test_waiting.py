@@ -135,6 +135,23 @@ async def test_who_is_more_urgent_is_not_refused_for_those_who_are_less() -> Non
     room.enter(a_waiter(tenant=1, urgency=Urgency.INTERACTIVE, deadline_s=1.0), now_s=0.0)
 
 
+async def test_who_is_first_is_served_before_others_of_its_class_and_starves_none_of_them() -> None:
+    room = WaitingRoom()
+    others = [a_waiter(tenant=number) for number in (5, 6, 7)]
+    for waiter in others:
+        room.enter(waiter, now_s=0.0)
+
+    turns: list[Waiter] = []
+    for _ in range(12):
+        # Another one comes each time the last one is served: two batches that take turns do that.
+        room.put_back(a_waiter(tenant=0), now_s=0.0, is_first=True)
+        turns += served(room, at_most=1)
+
+    assert turns[0].purpose.tenant == 0
+    assert [waiter for waiter in turns if waiter.purpose.tenant] == others
+    assert sum(waiter.purpose.tenant == 0 for waiter in turns) >= len(turns) / 2
+
+
 async def test_a_queue_that_stands_is_trimmed_and_one_that_empties_is_not() -> None:
     """Two arrive for each one served, so the wait grows; then as many as are served, and it shrinks again."""
     room = WaitingRoom()
