@@ -163,7 +163,7 @@ class WaitingRoom:
             self.counts.expired += 1
             raise DeadlineExceeded
         # Most of the time even the longest possible wait is fine, and need not be known better.
-        if self._length and self.round_s + self._length * self.turn_s > 2 * self.target_s:
+        if self.standing_s > 2 * self.target_s:
             wait_s = self.predicted_wait_s(waiter.purpose)
             if wait_s > left_s * WAIT_SHARE_MAX and wait_s > 2 * self.target_s:
                 self.counts.refused += 1
