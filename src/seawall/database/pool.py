@@ -582,7 +582,7 @@ class Pool:
 
     @property
     def _is_short(self) -> bool:
-        return self._lent + len(self._idle) - self._handed < self.size
+        return self._lent + max(0, len(self._idle) - self._handed) < self.size
 
     async def _fill(self) -> None:
         """Open what is missing, one by one; what cannot be opened now is tried again a second later."""
