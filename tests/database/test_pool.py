@@ -774,6 +774,37 @@ async def test_a_connection_that_breaks_as_soon_as_it_is_open_is_not_replaced_by
     await pool.close()
 
 
+@pytest.mark.parametrize("steps", range(10))
+async def test_an_abandoned_pool_keeps_no_connection_it_was_opening_or_trying(server: FakeServer, steps: int) -> None:
+    pool = a_pool(0)
+    await pool.resize(1)
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    before, connects = set(server.open), server.connects
+
+    pool.abandon()
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+    assert all(raw.closed for raw in before)
+    assert len(server.open) <= server.connects - connects, "what is open was asked for afterwards"
+    await pool.close()
+
+
+async def test_an_abandoned_pool_keeps_no_connection_that_came_back_in_doubt(server: FakeServer) -> None:
+    pool = a_pool(1)
+    with pytest.raises(ZeroDivisionError):
+        async with pool.connection(deadline_s=soon()):
+            raise ZeroDivisionError
+
+    pool.abandon()
+
+    assert not server.open
+    await settled(pool)
+    assert pool.idle == 0
+    await pool.close()
+
+
 @pytest.mark.usefixtures("server")
 async def test_a_pool_knows_how_much_was_lent_at_the_most_since_it_was_asked_last() -> None:
     pool = a_pool(5)
