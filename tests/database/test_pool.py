@@ -82,6 +82,8 @@ class FakeServer:
 
     steps: int = 3
     failures: list[Exception] = field(default_factory=list)
+    broken: list[bool] = field(default_factory=list)
+    """Which of the next connections are gone as soon as they are there."""
     open: set[FakeRaw] = field(default_factory=set)
     connecting: int = 0
     connects: int = 0
@@ -102,6 +104,8 @@ class FakeServer:
         raw = FakeRaw(self)
         self.open.add(raw)
         self.most_open = max(self.most_open, len(self.open))
+        if self.broken and self.broken.pop(0):
+            raw.terminate()
         return raw
 
 
@@ -707,12 +711,13 @@ async def test_a_pool_made_larger_again_keeps_what_it_was_about_to_close(server:
 @given(
     sizes=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 5)), min_size=1, max_size=6),
     borrowers=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 6), st.booleans()), max_size=12),
+    broken=st.lists(st.booleans(), max_size=8),
 )
 def test_resized_at_any_moment_a_pool_has_what_it_may_and_serves_everybody(
-    sizes: list[tuple[int, int]], borrowers: list[tuple[int, int, bool]]
+    sizes: list[tuple[int, int]], borrowers: list[tuple[int, int, bool]], broken: list[bool]
 ) -> None:
     async def scenario() -> None:
-        server = FakeServer()
+        server = FakeServer(broken=list(broken))
         pool = a_pool(4)
         resizing: list[tuple[int, asyncio.Task[None]]] = []
 
@@ -752,6 +757,52 @@ def test_resized_at_any_moment_a_pool_has_what_it_may_and_serves_everybody(
             await pool.close()
 
     asyncio.run(scenario())
+
+
+async def test_a_connection_that_breaks_as_soon_as_it_is_open_is_not_replaced_by_two(server: FakeServer) -> None:
+    pool = a_pool(0)
+    server.broken = [True]
+    await pool.resize(1)
+    await asyncio.sleep(0)
+    assert pool.lent == 1, "it is being opened"
+
+    async with pool.connection(deadline_s=soon()):
+        for _ in range(10):
+            await asyncio.sleep(0)
+            assert (pool.lent, len(server.open)) == (1, 1)
+
+    await pool.close()
+
+
+@pytest.mark.parametrize("steps", range(10))
+async def test_an_abandoned_pool_keeps_no_connection_it_was_opening_or_trying(server: FakeServer, steps: int) -> None:
+    pool = a_pool(0)
+    await pool.resize(1)
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    before, connects = set(server.open), server.connects
+
+    pool.abandon()
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+    assert all(raw.closed for raw in before)
+    assert len(server.open) <= server.connects - connects, "what is open was asked for afterwards"
+    await pool.close()
+
+
+async def test_an_abandoned_pool_keeps_no_connection_that_came_back_in_doubt(server: FakeServer) -> None:
+    pool = a_pool(1)
+    with pytest.raises(ZeroDivisionError):
+        async with pool.connection(deadline_s=soon()):
+            raise ZeroDivisionError
+
+    pool.abandon()
+
+    assert not server.open
+    await settled(pool)
+    assert pool.idle == 0
+    await pool.close()
 
 
 @pytest.mark.usefixtures("server")

@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 import pytest
-from tests.edge.kit import Served, eventually, hello, serving
+from tests.edge.kit import Served, eventually, hello, request, serving
 
 from seawall.edge import Exchange, PutOff
 
@@ -98,6 +98,44 @@ async def test_bytes_of_a_large_body_are_not_taken_while_the_refusal_waits(doorm
     assert received < 4 * 1024 * 1024
 
 
+async def test_what_is_pipelined_and_put_off_is_not_received_either() -> None:
+    served_one = asyncio.Event()
+    doorman = Doorman()
+
+    async def handle(exchange: Exchange) -> None:
+        await served_one.wait()
+        exchange.respond(200, [], b"yes")
+
+    async with serving(handle, admit=doorman.admit) as served, served.connect() as client:
+        await client.send(request("/yes") + request("/no", "Content-Length: 100000000", method="PUT"))
+        sending = asyncio.ensure_future(client.send(*([b"x" * 65536] * 1000)))
+        await asyncio.sleep(0.02)
+        served_one.set()
+        answers = [await client.response(), await client.response()]
+        received = served.exchanges[1].body.received
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+
+    assert [answer.status for answer in answers] == [200, 503]
+    assert received < 4 * 1024 * 1024
+
+
+@pytest.mark.parametrize("is_pipelined", [False, True])
+async def test_nothing_behind_a_broken_chunk_is_taken_for_a_request(doorman: Doorman, *, is_pipelined: bool) -> None:
+    broken = request("/no", "Transfer-Encoding: chunked", method="PUT") + b"ZZ\r\n"
+    async with serving(doorman.handle, admit=doorman.admit) as served, served.connect() as client:
+        await client.send((request("/yes") if is_pipelined else b"") + broken)
+        await asyncio.sleep(0.02)
+        await client.send(b"0\r\n\r\n" + request("/smuggled"))
+        answers = [await client.response() for _ in range(1 + is_pipelined)]
+        rest = await client.rest()
+
+    assert answers[-1].status == 503
+    assert answers[-1].headers["connection"] == "close"
+    assert rest == b""
+    assert "/smuggled" not in doorman.started
+
+
 async def test_where_too_many_wait_the_connection_is_closed_without_a_word(doorman: Doorman) -> None:
     async with serving(doorman.handle, admit=doorman.admit) as served, served.connect() as client:
         await client.send(b"GET /shut HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -152,6 +190,32 @@ async def test_a_read_is_stopped_when_its_client_resets_the_connection_and_a_wri
         await begin(served, b"PUT")
         assert stopped == ["GET"]
         going_on.set()
+
+
+async def test_a_request_whose_task_is_cancelled_before_it_begins_is_over_all_the_same(doorman: Doorman) -> None:
+    def admit(exchange: Exchange) -> None:
+        asyncio.get_running_loop().call_soon(exchange._connection.abort)
+
+    async with serving(doorman.handle, admit=admit) as served, served.connect() as client:
+        await client.send(b"GET /yes HTTP/1.1\r\nHost: a\r\n\r\n")
+        await eventually(lambda: served.exchanges)
+
+        assert doorman.started == []
+        assert served.server.connections == 0
+    assert len(served.exchanges) == 1
+
+
+async def test_a_request_whose_admission_fails_leaves_nothing_behind(doorman: Doorman) -> None:
+    def admit(exchange: Exchange) -> None:
+        raise RuntimeError("it was not foreseen")
+
+    told: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context))
+    async with serving(doorman.handle, admit=admit) as served, served.connect() as client:
+        await client.send(b"GET /yes HTTP/1.1\r\nHost: a\r\n\r\n")
+        await eventually(lambda: served.server.counts.accepted and not served.server.connections)
+
+    assert len(served.exchanges) == len(told) == 1
 
 
 async def test_one_client_cannot_take_all_connections() -> None:

@@ -113,6 +113,16 @@ async def test_whose_wait_would_take_a_tenth_of_the_time_they_have_is_told_at_on
     assert (len(room), room.counts.refused) == (11, 1)
 
 
+async def test_few_who_ask_for_much_are_a_long_wait_too() -> None:
+    room = WaitingRoom()
+    room.turn_s = 0.005
+    for _ in range(3):
+        room.enter(a_waiter(cost=100.0), now_s=0.0)
+
+    with pytest.raises(Overloaded):
+        room.enter(a_waiter(deadline_s=5.0), now_s=0.0)
+
+
 async def test_a_newcomer_is_not_refused_for_the_queue_of_another() -> None:
     room = WaitingRoom()
     room.turn_s = 0.01
@@ -133,6 +143,23 @@ async def test_who_is_more_urgent_is_not_refused_for_those_who_are_less() -> Non
         room.enter(a_waiter(tenant=1, urgency=Urgency.BACKGROUND, deadline_s=5.0), now_s=0.0)
 
     room.enter(a_waiter(tenant=1, urgency=Urgency.INTERACTIVE, deadline_s=1.0), now_s=0.0)
+
+
+async def test_who_is_first_is_served_before_others_of_its_class_and_starves_none_of_them() -> None:
+    room = WaitingRoom()
+    others = [a_waiter(tenant=number) for number in (5, 6, 7)]
+    for waiter in others:
+        room.enter(waiter, now_s=0.0)
+
+    turns: list[Waiter] = []
+    for _ in range(12):
+        # Another one comes each time the last one is served: two batches that take turns do that.
+        room.put_back(a_waiter(tenant=0), now_s=0.0, is_first=True)
+        turns += served(room, at_most=1)
+
+    assert turns[0].purpose.tenant == 0
+    assert [waiter for waiter in turns if waiter.purpose.tenant] == others
+    assert sum(waiter.purpose.tenant == 0 for waiter in turns) >= len(turns) / 2
 
 
 async def test_a_queue_that_stands_is_trimmed_and_one_that_empties_is_not() -> None:
@@ -235,6 +262,7 @@ STEPS = st.lists(
         st.tuples(
             st.just("enter"), st.integers(1, 3), st.sampled_from(Urgency), st.floats(0.0, 2.0), st.floats(0.1, 10.0)
         ),
+        st.tuples(st.just("put back"), st.integers(0, 3), st.booleans(), st.floats(0.1, 100.0)),
         st.tuples(st.just("next")),
         st.tuples(st.just("wait"), st.floats(0.0, 0.3)),
         st.tuples(st.just("cancel"), st.integers(0, 30)),
@@ -260,6 +288,10 @@ async def test_everybody_leaves_once_and_nobody_is_forgotten(steps: list[tuple[o
                 ledger.entered.append(waiter)
                 if turned_away is not None:
                     ledger.left.append(turned_away)
+            case ("put back", int(tenant), bool(is_first), float(cost)):
+                if len(room) < 8:
+                    ledger.entered.append(a_waiter(tenant=tenant, deadline_s=now_s + 1.0, cost=cost))
+                    room.put_back(ledger.entered[-1], now_s=now_s, is_first=is_first)
             case ("next",):
                 next_one = room.next(now_s, ledger.left)
                 if next_one is not None:
@@ -275,6 +307,7 @@ async def test_everybody_leaves_once_and_nobody_is_forgotten(steps: list[tuple[o
             case ("dismiss",):
                 ledger.left += room.dismiss(now_s=now_s)
         assert len(room) == len(list(room)) <= 8
+        assert room.standing_s == pytest.approx(turn_s * sum(waiter.cost for waiter in room))
     ledger.left += room.dismiss(Overloaded(), now_s=now_s)
 
     assert len(room) == 0

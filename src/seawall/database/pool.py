@@ -290,6 +290,8 @@ class Pool:
         self._attempts: set[asyncio.Timeout] = set()
         self._driver_connection = _bounded_cancels(self.counts)
         self._settling: set[asyncio.Task[None]] = set()
+        # Those among the lent that nobody works with: they are new, or came back in doubt.
+        self._in_doubt: set[Connection] = set()
         # Those among the lent that are one too many and will be closed.
         self._leaving: set[Connection] = set()
         # Opens what was granted and is not open yet.
@@ -376,7 +378,7 @@ class Pool:
         """Break every connection and send away who waits: the server is not what it was."""
         self._times_abandoned += 1
         idle, self._idle = self._idle, []
-        for connection in idle:
+        for connection in (*idle, *self._in_doubt):
             connection.raw.terminate()
         for hold in self.holds.lent:
             if hold.end is not None:
@@ -541,6 +543,7 @@ class Pool:
         else:
             if self._one_is_too_many:
                 self._leaving.add(connection)
+            self._in_doubt.add(connection)
             task = asyncio.get_running_loop().create_task(self._settle(connection), name="settle a connection")
             self._settling.add(task)
             task.add_done_callback(self._settling.discard)
@@ -551,6 +554,7 @@ class Pool:
         One too many is closed in order, so that the server has let go of it before its place is free.
         """
         raw, certain = connection.raw, False
+        self._in_doubt.add(connection)
         try:
             async with asyncio.timeout(SETTLE_TIMEOUT_S):
                 if not raw.is_in_transaction():
@@ -560,13 +564,14 @@ class Pool:
                     await raw.execute("rollback")
             # There may be more places, or fewer, than when it came back.
             self._leaving.discard(connection)
-            certain = not self._closed and not self._one_is_too_many
+            certain = not (self._closed or self._one_is_too_many or raw.is_closed())
             if not certain:
                 self._leaving.add(connection)
                 await _close(connection)
         except (*CONNECTION_LOST, asyncpg.PostgresError):
             pass  # `certain` says so.
         finally:
+            self._in_doubt.discard(connection)
             self._leaving.discard(connection)
             if certain:
                 connection.used_s = monotonic_s()
@@ -582,7 +587,7 @@ class Pool:
 
     @property
     def _is_short(self) -> bool:
-        return self._lent + len(self._idle) - self._handed < self.size
+        return self._lent + max(0, len(self._idle) - self._handed) < self.size
 
     async def _fill(self) -> None:
         """Open what is missing, one by one; what cannot be opened now is tried again a second later."""
@@ -627,6 +632,9 @@ class Pool:
                     self.on_failed_connect()
                 failure = error
             else:
+                if times != self._times_abandoned:
+                    raw.terminate()
+                    break
                 if not dialect.has_session:
                     # Where it looks up a type, the driver would switch jit off for whoever has the session next.
                     caps = raw._server_caps  # type: ignore[attr-defined]  # its stubs leave it out

@@ -73,6 +73,7 @@ class _Flow:
     urgency: int
     waiters: deque[Waiter] = field(default_factory=deque)
     deficit: float = 0.0
+    is_first: bool = False
     shortest_s: float = 0.0
     interval_ends_s: float = 0.0
     stands: bool = False
@@ -112,6 +113,8 @@ class WaitingRoom:
         # For each class, the flows that have somebody waiting, the one whose turn it is first.
         self._rounds: tuple[deque[_Flow], ...] = tuple(deque() for _ in Urgency)
         self._least_urgent_first = self._rounds[::-1]
+        # For each class, whether who was served last had gone first.
+        self._was_first = [False] * CLASSES
 
     def __len__(self) -> int:
         return self._length
@@ -160,7 +163,7 @@ class WaitingRoom:
             self.counts.expired += 1
             raise DeadlineExceeded
         # Most of the time even the longest possible wait is fine, and need not be known better.
-        if self._length and self.round_s + self._length * self.turn_s > 2 * self.target_s:
+        if self.standing_s > 2 * self.target_s:
             wait_s = self.predicted_wait_s(waiter.purpose)
             if wait_s > left_s * WAIT_SHARE_MAX and wait_s > 2 * self.target_s:
                 self.counts.refused += 1
@@ -174,7 +177,11 @@ class WaitingRoom:
         return turned_away
 
     def put_back(self, waiter: Waiter, *, now_s: float, is_first: bool = False) -> None:
-        """Let one wait who was let in before, and may be served from now on: as the first of its class, or in turn."""
+        """Let one wait who was let in before, and may be served from now on.
+
+        Who is first does not wait for a round of their class: they are next, or the next but one where somebody went
+        first just now. Else two who come in turns would leave nothing to the others.
+        """
         waiter.arrived_s = now_s
         number = _number(waiter.purpose)
         flow = self._flows.get(number)
@@ -182,8 +189,8 @@ class WaitingRoom:
             urgency = waiter.purpose.urgency
             flow = self._flows[number] = _Flow(number, urgency)
             if is_first:
-                self._rounds[urgency].appendleft(flow)
-                flow.deficit = 1.0
+                flow.is_first, flow.deficit = True, 1.0
+                self._rounds[urgency].insert(int(self._was_first[urgency]), flow)
             else:
                 self._rounds[urgency].append(flow)
         flow.waiters.append(waiter)
@@ -263,6 +270,7 @@ class WaitingRoom:
                 flow = flows[0]
         waiter = flow.waiters.popleft()
         flow.deficit -= waiter.cost
+        self._was_first[flow.urgency] = flow.is_first
         self._length -= 1
         # Nothing is left of rounding when nobody is.
         self._work = self._work - waiter.cost if self._length else 0.0

@@ -131,7 +131,7 @@ class Body:
 
     def feed(self, data: bytes) -> bytes:
         """Take received bytes; return those behind the end of the body."""
-        if self._failure is not None and not self._discarded:
+        if self._failure is not None and (self._chunks is not None or not self._discarded):
             return b""  # Nobody can tell any more where it ends, or it comes too late.
         if self._chunks is not None:
             try:

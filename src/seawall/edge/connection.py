@@ -134,14 +134,15 @@ class Connection(asyncio.BufferedProtocol):
         exchange = self._exchange
         if exchange is None:
             self._forget()
-        elif self._put_off_timer is not None:
-            self._put_off_timer.cancel()
-            self._put_off_timer = None
+        elif self._task is None:  # It was not started.
+            if self._put_off_timer is not None:
+                self._put_off_timer.cancel()
+                self._put_off_timer = None
             self._end(exchange)
         else:
             exchange.body.fail(IncompleteBody())  # The rest is for its task to do.
-            if self._task is not None and not exchange.answered and exchange.method in READING_METHODS:
-                self._task.cancel()  # What nobody waits for is not read.
+            if not exchange.answered and exchange.method in READING_METHODS:
+                self._stop(self._task, exchange)  # What nobody waits for is not read.
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Say where received bytes go: called by the event loop."""
@@ -222,8 +223,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def abort(self) -> None:
         """Close at once, and stop whatever is under way."""
-        if self._task is not None:
-            self._task.cancel()
+        if self._task is not None and self._exchange is not None:
+            self._stop(self._task, self._exchange)
         self._reset()
 
     # Called by the exchange.
@@ -395,6 +396,11 @@ class Connection(asyncio.BufferedProtocol):
         finally:
             self._end(exchange)
 
+    def _stop(self, task: asyncio.Task[None], exchange: Exchange) -> None:
+        """Cancel a task; one that has not begun yet does not even come to its end, so that is done here."""
+        task.cancel()
+        task.add_done_callback(lambda _: self._end(exchange) if self._exchange is exchange else None)
+
     def _end(self, exchange: Exchange) -> None:
         """Finish the exchange and decide what becomes of the connection."""
         self._exchange = None
@@ -526,6 +532,8 @@ class Connection(asyncio.BufferedProtocol):
             return
         if self._half_closed:
             return  # After its end, a transport must not read again.
+        if self._put_off_timer is not None:
+            return  # What paused it is still so: `_end` goes on.
         if len(self._ahead) > AHEAD_MAX_BYTES or (self._receiving is not None and self._receiving.paused):
             return
         self._reading_paused = False
