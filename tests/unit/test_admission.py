@@ -149,6 +149,8 @@ class Request:
     urgency: Urgency = Urgency.INTERACTIVE
     attempts_left: int = 0
     retry_s: float = 0.0
+    fails: bool = False
+    """Whether it finds out inside that it cannot be served, for a reason that is no overload."""
 
 
 @dataclass(slots=True)
@@ -178,13 +180,16 @@ def arrivals(
     return found
 
 
-def simulate(requests: Iterable[Request], *, until_s: float) -> Run:
-    """Let requests come to a gate before so many servers with one queue between them."""
+def simulate(requests: Iterable[Request], *, until_s: float, least_level: float = 0.0) -> Run:
+    """Let requests come to a gate before so many servers with one queue between them.
+
+    `least_level` is how long that queue seems to be when it is empty: in a busy service somebody always waits.
+    """
     free_s = [0.0] * SERVERS
     now_s = 0.0
 
     def level() -> float:
-        return max(0.0, min(free_s) - now_s) / 0.1
+        return max(least_level, (min(free_s) - now_s) / 0.1)
 
     gate = Gate(GateSettings(), {"servers": level}, now_s=0.0)
     run = Run(gate)
@@ -204,6 +209,10 @@ def simulate(requests: Iterable[Request], *, until_s: float) -> Run:
             inside[request.tenant] -= 1
             run.served.append((request, now_s))
         elif gate.enter(request.urgency, request.tenant, request.tenant, now_s=now_s) is None:
+            if request.fails:
+                gate.leave(request.tenant, served=False)
+                run.lost.append(request)
+                continue
             # The queue has a bound of its own, and is fair: as `database.waiting` predicts a wait.
             waiting = sum(inside.values())
             turns = min(waiting, (1 + inside[request.tenant]) * sum(count > 0 for count in inside.values()))
@@ -257,6 +266,19 @@ def test_goodput_stays_near_the_capacity_in_a_surge_and_everybody_is_served_afte
     late = [request for request in run.lost if request.due_s > 17.0 + 3.0]
     assert len(late) <= 0.01 * len(calm)
     assert sorted(done_s - request.due_s for request, done_s in run.served if not request.attempts_left)
+
+
+def test_what_fails_for_another_reason_does_not_keep_the_rest_out_for_ever() -> None:
+    noise = random.Random(6)
+    users = range(1, 3000)
+    fine = arrivals(noise, 0.5 * CAPACITY_PER_S, 0.0, 40.0, users)
+    failing = arrivals(noise, 0.75 * CAPACITY_PER_S, 0.0, 40.0, users, fails=True)
+    burst = arrivals(noise, 4 * CAPACITY_PER_S, 5.0, 6.0, users)
+
+    run = simulate([*fine, *failing, *burst], until_s=45.0, least_level=0.05)
+
+    late = [request for request in run.lost if not request.fails and request.due_s > 15.0]
+    assert len(late) <= 0.01 * len(fine)
 
 
 def test_the_queue_inside_stays_short_while_ten_times_too_much_arrives() -> None:

@@ -106,6 +106,7 @@ class Gate:
         self._arrivals = [0.0] * RANKS
         self._arrivals_per_s = 0.0
         self._served = 0
+        self._failed = 0
         self._capacity_per_s = 0.0
         self._best_per_s = 0.0
         self._idle_looks = 0
@@ -162,6 +163,7 @@ class Gate:
             self._served += 1
             self.shares.serve(tenant, cost)
         else:
+            self._failed += 1
             self._turned_away += 1
             self.shares.turn_away(tenant)
 
@@ -233,9 +235,12 @@ class Gate:
         self._arrivals = [before * keep + count for before, count in zip(self._arrivals, arrived, strict=True)]
         self._arrivals_per_s = settled(self._arrivals_per_s, came / elapsed_s, elapsed_s=elapsed_s, over_s=ARRIVAL_S)
         self._arrived = array("l", bytes(len(arrived) * arrived.itemsize))
-        served_per_s, self._served = self._served / elapsed_s, 0
+        served_per_s, failed_per_s = self._served / elapsed_s, self._failed / elapsed_s
+        self._served, self._failed = 0, 0
+        # While the queue is no longer than it may be, it is not for want of capacity that something was not served.
+        done_per_s = served_per_s if level > 1 else served_per_s + failed_per_s
         self._capacity_per_s = next_capacity_per_s(
-            self._capacity_per_s, served_per_s=served_per_s, level=level, elapsed_s=elapsed_s
+            self._capacity_per_s, served_per_s=done_per_s, level=level, elapsed_s=elapsed_s
         )
         faded_per_s = settled(self._best_per_s, 0.0, elapsed_s=elapsed_s, over_s=FORGET_BEST_S)
         self._best_per_s = max(faded_per_s, min(served_per_s, self._capacity_per_s))
