@@ -31,7 +31,9 @@ ARRIVAL_S: Final = 0.1
 """Over how long it is smoothed how many arrive: a surge has to be seen at once, and its end as well."""
 
 FORGET_BEST_S: Final = 10.0
-"""How fast the best rate is forgotten: it falls to a half in 7 s."""
+FORGET_WRONG_BEST_S: Final = 1.0
+"""How fast the best rate is forgotten: it falls to a half in 7 s. Sooner where the queue is far too long: what was
+served then may have been something else, that cost next to nothing."""
 
 FORGET_S: Final = 5.0
 """When nobody had to be turned away for so long, there is no pace any more: the capacity may be another by now."""
@@ -242,5 +244,6 @@ class Gate:
         self._capacity_per_s = next_capacity_per_s(
             self._capacity_per_s, served_per_s=done_per_s, level=level, elapsed_s=elapsed_s
         )
-        faded_per_s = settled(self._best_per_s, 0.0, elapsed_s=elapsed_s, over_s=FORGET_BEST_S)
+        over_s = FORGET_WRONG_BEST_S if level > 2 else FORGET_BEST_S
+        faded_per_s = settled(self._best_per_s, 0.0, elapsed_s=elapsed_s, over_s=over_s)
         self._best_per_s = max(faded_per_s, min(served_per_s, self._capacity_per_s))
