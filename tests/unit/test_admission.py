@@ -15,7 +15,16 @@ from hypothesis import strategies as st
 from seawall.admission import WINDOW_S, Gate, GateSettings
 from seawall.admission.gate import WAITING_MAX
 from seawall.admission.pace import FLOOR_PER_S, next_capacity_per_s, pace_for
-from seawall.admission.ranks import BEYOND_SHARE, EVERYBODY, LEVELS, RANKS, rank_of, threshold_for
+from seawall.admission.ranks import (
+    BEYOND_SHARE,
+    EVERYBODY,
+    LEVELS,
+    RANKS,
+    Threshold,
+    rank_of,
+    spared_below,
+    threshold_for,
+)
 from seawall.admission.shares import Shares, Standing, fair_share
 from seawall.telemetry.purpose import Urgency
 
@@ -34,6 +43,19 @@ def test_what_the_threshold_lets_in_is_what_is_allowed_or_everything(
 
     assert let_in == pytest.approx(min(allowed, sum(arrivals)), abs=1e-6)
     assert 0 <= part <= 1
+
+
+def test_a_look_turns_away_no_more_than_one_class_more_and_none_while_that_helps() -> None:
+    arrivals = [2.0] * RANKS
+    normal, background = Urgency.NORMAL * LEVELS, Urgency.BACKGROUND * LEVELS
+    only_reads = [2.0] * normal + [0.0] * (RANKS - normal)
+
+    assert spared_below(arrivals, EVERYBODY, is_shrinking=False) == background
+    assert spared_below(arrivals, Threshold(background + 7, 0.5), is_shrinking=False) == background
+    assert spared_below(arrivals, Threshold(background, 0.0), is_shrinking=False) == normal
+    assert spared_below(arrivals, Threshold(background, 0.0), is_shrinking=True) == background
+    assert spared_below(only_reads, EVERYBODY, is_shrinking=False) == Urgency.INTERACTIVE * LEVELS
+    assert spared_below([0.0] * RANKS, EVERYBODY, is_shrinking=False) == 0
 
 
 @given(st.sampled_from(Urgency), st.integers(0, 2**41), st.integers(0, 1000))
@@ -319,6 +341,19 @@ def test_the_urgent_are_served_while_background_work_floods() -> None:
 
     assert run.success(urgency=Urgency.INTERACTIVE) >= 0.99
     assert run.goodput(1.0, 15.0) > 0.93
+
+
+def test_what_is_many_and_costs_little_is_not_turned_away_for_what_is_less_urgent_and_costs_much() -> None:
+    noise = random.Random(8)
+    users = range(1, 3000)
+    many = arrivals(noise, 2000.0, 0.0, 15.0, users, is_cheap=True)
+    flood = arrivals(noise, 10 * CAPACITY_PER_S, 1.0, 15.0, users, urgency=Urgency.BACKGROUND)
+
+    run = simulate([*many, *flood], until_s=20.0)
+
+    assert run.success(urgency=Urgency.INTERACTIVE) >= 0.99
+    served = sum(request.urgency is Urgency.BACKGROUND and 1 <= done_s < 15 for request, done_s in run.served)
+    assert served / (14.0 * CAPACITY_PER_S) > 0.9
 
 
 @pytest.mark.parametrize("urgency", [Urgency.INTERACTIVE, Urgency.NORMAL])

@@ -17,7 +17,16 @@ from random import random
 from typing import Final, NamedTuple
 
 from seawall.admission.pace import next_capacity_per_s, pace_for, settled
-from seawall.admission.ranks import BEYOND_SHARE, EVERYBODY, LEVELS, RANKS, rank_of, threshold_for
+from seawall.admission.ranks import (
+    BEYOND_SHARE,
+    EVERYBODY,
+    LEVELS,
+    RANKS,
+    Threshold,
+    rank_of,
+    spared_below,
+    threshold_for,
+)
 from seawall.admission.shares import Shares, Standing
 from seawall.telemetry.purpose import Urgency
 
@@ -114,6 +123,7 @@ class Gate:
         self._idle_looks = 0
         self._limited_s = -math.inf
         self._looked_s = now_s
+        self._level = 0.0
         self._admitted = 0
         self._admitted_most = math.inf
         self._look_by_s = math.inf
@@ -176,7 +186,8 @@ class Gate:
             return
         self._looked_s = now_s
         self.levels = {name: reading() for name, reading in self._readings.items()}
-        level = max(self.levels.values(), default=0.0)
+        level, before_level = max(self.levels.values(), default=0.0), self._level
+        threshold, self._level = self.threshold, level
         self._learn_to_aim(elapsed_s)
         self._settle(elapsed_s, level)
         if level > 1:
@@ -190,7 +201,12 @@ class Gate:
             if self._arrivals_per_s > self.pace_per_s:
                 self._limited_s = now_s
                 part = self._aim * self.pace_per_s / self._arrivals_per_s
-                self.threshold = threshold_for(self._arrivals, part * sum(self._arrivals))
+                total = sum(self._arrivals)
+                self.threshold = threshold_for(self._arrivals, part * total)
+                spared = spared_below(self._arrivals, threshold, is_shrinking=level < before_level)
+                if self.threshold.rank < spared:
+                    self.threshold = Threshold(spared, 0.0)
+                    self.pace_per_s = self._arrivals_per_s * sum(self._arrivals[:spared]) / total
         was_open = self.shares.fair_per_s == math.inf
         self.shares.look(now_s)
         self._look_by_s = math.inf
