@@ -5,8 +5,9 @@ many requests a second may be let in, and from what arrives, who they are. Who i
 later, and costs nothing but a socket until then: a client that comes again at once would otherwise be served refusals
 instead of files.
 
-What a request claims before its signature was checked can only bring it refusals, and those only to whoever shares its
-address: a share is an account's where a signature of that account held that came from there, else the address's own.
+A share is an account's where a signature by the same key held that came from the same address, else the address's own.
+So what a request claims before its signature was checked takes from others only where they share an address; and
+whatever it claims, it is one request, of no class that it could not have had without.
 """
 
 import math
