@@ -131,7 +131,7 @@ async def running_node(
             "body memory": lambda: server.body_memory.used_part / BODY_MEMORY_TOLERATED,
         }
         gate = Gate(settings.gate(), scarce, now_s=monotonic_s())
-        doorkeeper = Doorkeeper(gate, credentials)
+        doorkeeper = Doorkeeper(gate)
         door = S3Door(
             store,
             credentials,

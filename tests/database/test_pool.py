@@ -858,6 +858,29 @@ async def test_an_old_connection_is_replaced_and_one_idle_for_long_is_tried(
     await pool.close()
 
 
+async def test_a_connection_that_retires_has_its_place_until_it_is_closed(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pools, "MAINTAIN_EVERY_S", 0.01)
+    monkeypatch.setattr(pools, "LIFETIME_S", 0.01)
+    close = FakeRaw.close
+
+    async def close_slowly(self: FakeRaw, *, timeout: float) -> None:
+        await asyncio.sleep(0.02)
+        await close(self, timeout=timeout)
+
+    monkeypatch.setattr(FakeRaw, "close", close_slowly)
+    pool = a_pool(1)
+
+    while pool.counts.retired < 3:
+        async with pool.connection(deadline_s=soon()):
+            assert len(server.open) == 1
+        await asyncio.sleep(0.001)
+
+    assert server.most_open == 1
+    await pool.close()
+
+
 @pytest.mark.usefixtures("server")
 async def test_a_connection_held_for_too_long_is_told_once_with_its_stack(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

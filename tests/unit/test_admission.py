@@ -15,7 +15,16 @@ from hypothesis import strategies as st
 from seawall.admission import WINDOW_S, Gate, GateSettings
 from seawall.admission.gate import WAITING_MAX
 from seawall.admission.pace import FLOOR_PER_S, next_capacity_per_s, pace_for
-from seawall.admission.ranks import BEYOND_SHARE, EVERYBODY, LEVELS, RANKS, rank_of, threshold_for
+from seawall.admission.ranks import (
+    BEYOND_SHARE,
+    EVERYBODY,
+    LEVELS,
+    RANKS,
+    Threshold,
+    rank_of,
+    spared_below,
+    threshold_for,
+)
 from seawall.admission.shares import Shares, Standing, fair_share
 from seawall.telemetry.purpose import Urgency
 
@@ -34,6 +43,19 @@ def test_what_the_threshold_lets_in_is_what_is_allowed_or_everything(
 
     assert let_in == pytest.approx(min(allowed, sum(arrivals)), abs=1e-6)
     assert 0 <= part <= 1
+
+
+def test_a_look_turns_away_no_more_than_one_class_more_and_none_while_that_helps() -> None:
+    arrivals = [2.0] * RANKS
+    normal, background = Urgency.NORMAL * LEVELS, Urgency.BACKGROUND * LEVELS
+    only_reads = [2.0] * normal + [0.0] * (RANKS - normal)
+
+    assert spared_below(arrivals, EVERYBODY, is_shrinking=False) == background
+    assert spared_below(arrivals, Threshold(background + 7, 0.5), is_shrinking=False) == background
+    assert spared_below(arrivals, Threshold(background, 0.0), is_shrinking=False) == normal
+    assert spared_below(arrivals, Threshold(background, 0.0), is_shrinking=True) == background
+    assert spared_below(only_reads, EVERYBODY, is_shrinking=False) == Urgency.INTERACTIVE * LEVELS
+    assert spared_below([0.0] * RANKS, EVERYBODY, is_shrinking=False) == 0
 
 
 @given(st.sampled_from(Urgency), st.integers(0, 2**41), st.integers(0, 1000))
@@ -149,6 +171,10 @@ class Request:
     urgency: Urgency = Urgency.INTERACTIVE
     attempts_left: int = 0
     retry_s: float = 0.0
+    is_cheap: bool = False
+    """Whether it is served without any of the servers."""
+    fails: bool = False
+    """Whether it finds out inside that it cannot be served, for a reason that is no overload."""
 
 
 @dataclass(slots=True)
@@ -178,13 +204,16 @@ def arrivals(
     return found
 
 
-def simulate(requests: Iterable[Request], *, until_s: float) -> Run:
-    """Let requests come to a gate before so many servers with one queue between them."""
+def simulate(requests: Iterable[Request], *, until_s: float, least_level: float = 0.0) -> Run:
+    """Let requests come to a gate before so many servers with one queue between them.
+
+    `least_level` is how long that queue seems to be when it is empty: in a busy service somebody always waits.
+    """
     free_s = [0.0] * SERVERS
     now_s = 0.0
 
     def level() -> float:
-        return max(0.0, min(free_s) - now_s) / 0.1
+        return max(least_level, (min(free_s) - now_s) / 0.1)
 
     gate = Gate(GateSettings(), {"servers": level}, now_s=0.0)
     run = Run(gate)
@@ -204,6 +233,14 @@ def simulate(requests: Iterable[Request], *, until_s: float) -> Run:
             inside[request.tenant] -= 1
             run.served.append((request, now_s))
         elif gate.enter(request.urgency, request.tenant, request.tenant, now_s=now_s) is None:
+            if request.fails:
+                gate.leave(request.tenant, served=False)
+                run.lost.append(request)
+                continue
+            if request.is_cheap:
+                gate.leave(request.tenant, served=True)
+                run.served.append((request, now_s))
+                continue
             # The queue has a bound of its own, and is fair: as `database.waiting` predicts a wait.
             waiting = sum(inside.values())
             turns = min(waiting, (1 + inside[request.tenant]) * sum(count > 0 for count in inside.values()))
@@ -259,6 +296,19 @@ def test_goodput_stays_near_the_capacity_in_a_surge_and_everybody_is_served_afte
     assert sorted(done_s - request.due_s for request, done_s in run.served if not request.attempts_left)
 
 
+def test_what_fails_for_another_reason_does_not_keep_the_rest_out_for_ever() -> None:
+    noise = random.Random(6)
+    users = range(1, 3000)
+    fine = arrivals(noise, 0.5 * CAPACITY_PER_S, 0.0, 40.0, users)
+    failing = arrivals(noise, 0.75 * CAPACITY_PER_S, 0.0, 40.0, users, fails=True)
+    burst = arrivals(noise, 4 * CAPACITY_PER_S, 5.0, 6.0, users)
+
+    run = simulate([*fine, *failing, *burst], until_s=45.0, least_level=0.05)
+
+    late = [request for request in run.lost if not request.fails and request.due_s > 15.0]
+    assert len(late) <= 0.01 * len(fine)
+
+
 def test_the_queue_inside_stays_short_while_ten_times_too_much_arrives() -> None:
     noise = random.Random(2)
     requests = arrivals(noise, 10 * CAPACITY_PER_S, 0.0, 15.0, range(1, 3000))
@@ -267,6 +317,19 @@ def test_the_queue_inside_stays_short_while_ten_times_too_much_arrives() -> None
 
     waits_s = sorted(done_s - request.due_s for request, done_s in run.served if request.due_s > 2.0)
     assert waits_s[int(0.99 * len(waits_s))] < 0.5
+
+
+def test_a_surge_of_what_costs_more_than_what_came_before_finds_a_short_queue_as_soon() -> None:
+    noise = random.Random(7)
+    users = range(1, 3000)
+    cheap = arrivals(noise, 2000.0, 0.0, 10.0, users, is_cheap=True)
+    surge = arrivals(noise, 5 * CAPACITY_PER_S, 10.0, 20.0, users)
+
+    run = simulate([*cheap, *surge], until_s=25.0)
+
+    waits_s = sorted(done_s - request.due_s for request, done_s in run.served if request.due_s > 13.0)
+    assert waits_s[int(0.99 * len(waits_s))] < 0.5
+    assert run.goodput(10.0, 20.0) > 0.93
 
 
 def test_the_urgent_are_served_while_background_work_floods() -> None:
@@ -278,6 +341,19 @@ def test_the_urgent_are_served_while_background_work_floods() -> None:
 
     assert run.success(urgency=Urgency.INTERACTIVE) >= 0.99
     assert run.goodput(1.0, 15.0) > 0.93
+
+
+def test_what_is_many_and_costs_little_is_not_turned_away_for_what_is_less_urgent_and_costs_much() -> None:
+    noise = random.Random(8)
+    users = range(1, 3000)
+    many = arrivals(noise, 2000.0, 0.0, 15.0, users, is_cheap=True)
+    flood = arrivals(noise, 10 * CAPACITY_PER_S, 1.0, 15.0, users, urgency=Urgency.BACKGROUND)
+
+    run = simulate([*many, *flood], until_s=20.0)
+
+    assert run.success(urgency=Urgency.INTERACTIVE) >= 0.99
+    served = sum(request.urgency is Urgency.BACKGROUND and 1 <= done_s < 15 for request, done_s in run.served)
+    assert served / (14.0 * CAPACITY_PER_S) > 0.9
 
 
 @pytest.mark.parametrize("urgency", [Urgency.INTERACTIVE, Urgency.NORMAL])

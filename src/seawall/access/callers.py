@@ -64,10 +64,6 @@ class Credentials:
         """Return what the nodes share to sign what they hand out."""
         return bytes((await self._database.fetch_one(QUERIES["service_secret"]))["secret"])
 
-    def peek(self, access_key: str) -> Credential | None:
-        """Return the credential if it is known, whether or not it can still be trusted."""
-        return self._known.get(access_key)
-
     def remembered(self, access_key: str) -> Credential | None:
         """Return the credential if it is known and can still be trusted."""
         credential = self._known.get(access_key)

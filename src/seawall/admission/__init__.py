@@ -5,5 +5,6 @@ is, and it answers yes, or when to say no.
 """
 
 from seawall.admission.gate import WINDOW_S, Gate, GateSettings, Refusal
+from seawall.admission.shares import Standing
 
-__all__ = ["WINDOW_S", "Gate", "GateSettings", "Refusal"]
+__all__ = ["WINDOW_S", "Gate", "GateSettings", "Refusal", "Standing"]

@@ -5,8 +5,9 @@ many requests a second may be let in, and from what arrives, who they are. Who i
 later, and costs nothing but a socket until then: a client that comes again at once would otherwise be served refusals
 instead of files.
 
-What a request claims before its signature was checked can only bring it refusals, and those only to whoever shares its
-address: a share is an account's where a signature of that account held that came from there, else the address's own.
+A share is an account's where a signature by the same key held that came from the same address, else the address's own.
+So what a request claims before its signature was checked takes from others only where they share an address; and
+whatever it claims, it is one request, of no class that it could not have had without.
 """
 
 import math
@@ -17,7 +18,16 @@ from random import random
 from typing import Final, NamedTuple
 
 from seawall.admission.pace import next_capacity_per_s, pace_for, settled
-from seawall.admission.ranks import BEYOND_SHARE, EVERYBODY, LEVELS, RANKS, rank_of, threshold_for
+from seawall.admission.ranks import (
+    BEYOND_SHARE,
+    EVERYBODY,
+    LEVELS,
+    RANKS,
+    Threshold,
+    rank_of,
+    spared_below,
+    threshold_for,
+)
 from seawall.admission.shares import Shares, Standing
 from seawall.telemetry.purpose import Urgency
 
@@ -31,7 +41,9 @@ ARRIVAL_S: Final = 0.1
 """Over how long it is smoothed how many arrive: a surge has to be seen at once, and its end as well."""
 
 FORGET_BEST_S: Final = 10.0
-"""How fast the best rate is forgotten: it falls to a half in 7 s."""
+FORGET_WRONG_BEST_S: Final = 1.0
+"""How fast the best rate is forgotten: it falls to a half in 7 s. Sooner where the queue is far too long: what was
+served then may have been something else, that cost next to nothing."""
 
 FORGET_S: Final = 5.0
 """When nobody had to be turned away for so long, there is no pace any more: the capacity may be another by now."""
@@ -106,11 +118,13 @@ class Gate:
         self._arrivals = [0.0] * RANKS
         self._arrivals_per_s = 0.0
         self._served = 0
+        self._failed = 0
         self._capacity_per_s = 0.0
         self._best_per_s = 0.0
         self._idle_looks = 0
         self._limited_s = -math.inf
         self._looked_s = now_s
+        self._level = 0.0
         self._admitted = 0
         self._admitted_most = math.inf
         self._look_by_s = math.inf
@@ -162,6 +176,7 @@ class Gate:
             self._served += 1
             self.shares.serve(tenant, cost)
         else:
+            self._failed += 1
             self._turned_away += 1
             self.shares.turn_away(tenant)
 
@@ -172,7 +187,8 @@ class Gate:
             return
         self._looked_s = now_s
         self.levels = {name: reading() for name, reading in self._readings.items()}
-        level = max(self.levels.values(), default=0.0)
+        level, before_level = max(self.levels.values(), default=0.0), self._level
+        threshold, self._level = self.threshold, level
         self._learn_to_aim(elapsed_s)
         self._settle(elapsed_s, level)
         if level > 1:
@@ -186,7 +202,12 @@ class Gate:
             if self._arrivals_per_s > self.pace_per_s:
                 self._limited_s = now_s
                 part = self._aim * self.pace_per_s / self._arrivals_per_s
-                self.threshold = threshold_for(self._arrivals, part * sum(self._arrivals))
+                total = sum(self._arrivals)
+                self.threshold = threshold_for(self._arrivals, part * total)
+                spared = spared_below(self._arrivals, threshold, is_shrinking=level < before_level)
+                if self.threshold.rank < spared:
+                    self.threshold = Threshold(spared, 0.0)
+                    self.pace_per_s = self._arrivals_per_s * sum(self._arrivals[:spared]) / total
         was_open = self.shares.fair_per_s == math.inf
         self.shares.look(now_s)
         self._look_by_s = math.inf
@@ -233,9 +254,13 @@ class Gate:
         self._arrivals = [before * keep + count for before, count in zip(self._arrivals, arrived, strict=True)]
         self._arrivals_per_s = settled(self._arrivals_per_s, came / elapsed_s, elapsed_s=elapsed_s, over_s=ARRIVAL_S)
         self._arrived = array("l", bytes(len(arrived) * arrived.itemsize))
-        served_per_s, self._served = self._served / elapsed_s, 0
+        served_per_s, failed_per_s = self._served / elapsed_s, self._failed / elapsed_s
+        self._served, self._failed = 0, 0
+        # While the queue is no longer than it may be, it is not for want of capacity that something was not served.
+        done_per_s = served_per_s if level > 1 else served_per_s + failed_per_s
         self._capacity_per_s = next_capacity_per_s(
-            self._capacity_per_s, served_per_s=served_per_s, level=level, elapsed_s=elapsed_s
+            self._capacity_per_s, served_per_s=done_per_s, level=level, elapsed_s=elapsed_s
         )
-        faded_per_s = settled(self._best_per_s, 0.0, elapsed_s=elapsed_s, over_s=FORGET_BEST_S)
+        over_s = FORGET_WRONG_BEST_S if level > 2 else FORGET_BEST_S
+        faded_per_s = settled(self._best_per_s, 0.0, elapsed_s=elapsed_s, over_s=over_s)
         self._best_per_s = max(faded_per_s, min(served_per_s, self._capacity_per_s))

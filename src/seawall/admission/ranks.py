@@ -21,6 +21,9 @@ RANKS: Final = len(Urgency) * LEVELS
 BEYOND_SHARE: Final = RANKS - 1
 """The rank of what is asked by those who have had more than their share: after everything else, whatever it is."""
 
+SEEN: Final = 0.5
+"""From so many arrivals on, a rank counts as one that comes."""
+
 # A multiplier that spreads neighbours far apart. Source: Knuth, The Art of Computer Programming 3, 6.4.
 _SPREAD: Final = 2654435761
 
@@ -58,3 +61,26 @@ def threshold_for(arrivals: Sequence[float], allowed: float) -> Threshold:
             return Threshold(rank, left / count)
         left -= count
     return EVERYBODY
+
+
+def spared_below(arrivals: Sequence[float], threshold: Threshold, *, is_shrinking: bool) -> int:
+    """Return the rank below which nobody is turned away yet, whatever the pace is.
+
+    How much of a queue a class makes is seen when it is not let in any more: what is more urgent may be far more, and
+    have no part in it. So one look reaches no further than the least urgent class that was let in; and where that was
+    turned away whole, to the next one only if the queue does not shrink for it.
+
+    Args:
+        arrivals: what arrives by rank.
+        threshold: who was let in until now.
+        is_shrinking: whether the queue is shorter than it was.
+
+    >>> spared_below([2.0] * RANKS, EVERYBODY, is_shrinking=False) // LEVELS == Urgency.BACKGROUND
+    True
+    """
+    if is_shrinking and threshold.part == 0 and threshold.rank < RANKS:
+        return threshold.rank // LEVELS * LEVELS
+    last = threshold.rank if threshold.part > 0 else threshold.rank - 1
+    while last > 0 and arrivals[last] < SEEN:
+        last -= 1
+    return last // LEVELS * LEVELS

@@ -707,13 +707,18 @@ class Pool:
 
     async def _look_after_idle(self, now_s: float) -> None:
         for connection in [*self._idle]:
-            if connection not in self._idle:
-                continue  # somebody needed it meanwhile
+            if connection not in self._idle or self._lent >= self.size:
+                continue  # somebody needs it, or needed it meanwhile
             if connection.retires_s <= now_s:
                 self._idle.remove(connection)
                 self.counts.retired += 1
-                await _close(connection)
-            elif now_s - connection.used_s > IDLE_CHECK_S and self._lent < self.size:
+                # Its place is taken until the server has let go of it.
+                self._lent += 1
+                try:
+                    await _close(connection)
+                finally:
+                    self._pass_on()
+            elif now_s - connection.used_s > IDLE_CHECK_S:
                 self._idle.remove(connection)
                 self._lent += 1
                 await self._settle(connection)

@@ -104,9 +104,9 @@ class S3Door:
         STALENESS.set(0.0)
         try:
             request = self._follow(exchange) or await self._understand(exchange)
+            if self._doorkeeper is not None and request.caller is not None and request.signed is not None:
+                self._doorkeeper.recognise(exchange, request.caller, request.signed.access_key)
             PURPOSE.set(purpose_of(exchange, first_byte_s=self._settings.first_byte_s))
-            if self._doorkeeper is not None and exchange.account is not None:
-                self._doorkeeper.recognise(exchange)
             if self._rehearsal is not None and request.target.key:
                 await self._rehearsal()
             await self._verbs[exchange.operation](request)

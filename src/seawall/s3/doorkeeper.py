@@ -4,11 +4,12 @@ Nothing here costs more than a look at the head: no signature is checked, no bod
 database or the disk.
 """
 
+import re
 import zlib
 from typing import Final
 
-from seawall.access import Credentials
-from seawall.admission import Gate
+from seawall.access import Caller
+from seawall.admission import Gate, Standing
 from seawall.clock import monotonic_s
 from seawall.edge import Exchange, PutOff
 from seawall.errors import Overloaded
@@ -20,8 +21,9 @@ PRIORITY_HEADER: Final = "x-seawall-priority"
 
 PRIORITIES: Final = {urgency.name.lower(): urgency for urgency in Urgency}
 
-ADMITTED, WAITING, CLOSED = 1, 2, 3
-"""What an exchange's ticket says: it was let in, waits to be told that it was not, or is told nothing."""
+ADMITTED, STRANGER, WAITING, CLOSED = 1, 2, 3, 4
+"""What an exchange's ticket says: it was let in as somebody's whom we know, or a stranger's; it waits to be told
+that it may not start, or is told nothing."""
 
 CHARGED_BYTES: Final = 1024 * 1024
 """So many bytes of a body count as much as a request does."""
@@ -30,46 +32,45 @@ SMALL: Final = 1 / 16
 """What is sent counts from so much on, in parts of `CHARGED_BYTES`."""
 
 ACQUAINTED_MAX: Final = 50_000
-"""So many pairs of account and address are remembered; then they are learnt anew, which takes a request each."""
+"""So many pairs of access key and address are remembered; then they are learnt anew, which takes a request each."""
 
 STRANGERS: Final = 1 << 40
 """Numbers from here on are those of addresses, below are accounts'."""
 
-PUBLISHED_MAX: Final = 128
-"""No access key is longer (`access.accounts`); what claims to be is nobody's."""
+# Access keys are what `access.accounts` takes for one. In a link, the slash behind it may be encoded.
+_IN_HEADER: Final = re.compile(r"Credential=([A-Za-z0-9._-]{3,128})/")
+_IN_LINK: Final = re.compile(r"(?:^|&)X-Amz-Credential=([A-Za-z0-9._-]{3,128})(?:/|%2[Ff])")
 
 
 class Doorkeeper:
-    """Asks the gate about each request, and gives the ticket back. State: which accounts came from which addresses.
+    """Asks the gate about each request, and gives the ticket back. State: whose keys came from which addresses.
 
-    A request's share is its account's where a signature of that account held that came from the same address: whoever
-    claims somebody else's key takes from what strangers at their own address have.
+    A request's share is its account's where a signature by the same key held that came from the same address, and the
+    address's own else: whoever claims somebody else's key takes from what strangers at their own address have. A
+    stranger that turns out to be of an account which has had its share is turned away then.
     """
 
-    def __init__(self, gate: Gate, credentials: Credentials) -> None:
+    def __init__(self, gate: Gate) -> None:
         self.gate = gate
-        self._credentials = credentials
-        self._acquainted: set[tuple[int, str]] = set()
+        self._acquainted: dict[tuple[str, str], Caller] = {}
 
     def admit(self, exchange: Exchange) -> PutOff | None:
         """Decide whether a request may start: called with its head, before anything else is done."""
-        urgency = urgency_of(exchange)
+        urgency = exchange.urgency = urgency_of(exchange)
         key, peer = claimed_key(exchange), exchange.peer
-        credential = self._credentials.peek(key) if key else None
-        tenant = 0
-        if credential is not None:
-            account = credential.caller.account_id
-            if (account, peer) in self._acquainted:
-                tenant = account
-            if credential.caller.is_background:
-                urgency = Urgency.BACKGROUND
-        tenant = tenant or number_of(peer)
+        caller = self._acquainted.get((key, peer)) if key else None
+        if caller is None:
+            tenant = number_of(peer)
+            if urgency is Urgency.CRITICAL:
+                urgency = Urgency.NORMAL  # Anybody can say so.
+        else:
+            tenant = caller.account_id
+            if caller.is_background:
+                urgency = exchange.urgency = Urgency.BACKGROUND
         user = number_of(key) if key else tenant
-        exchange.urgency = urgency
-        cost = 1.0 + (exchange.body.length or 0) / CHARGED_BYTES
-        refusal = self.gate.enter(urgency, user, tenant, now_s=monotonic_s(), cost=cost)
+        refusal = self.gate.enter(urgency, user, tenant, now_s=monotonic_s())
         if refusal is None:
-            exchange.ticket = ADMITTED
+            exchange.ticket = STRANGER if caller is None else ADMITTED
             return None
         if refusal.delay_s is None:
             exchange.ticket, exchange.operation = CLOSED, "refused"
@@ -79,23 +80,36 @@ class Doorkeeper:
         retry_after_s = refusal.retry_after_s
         return PutOff(refusal.delay_s, lambda exchange: _say_no(exchange, retry_after_s))
 
-    def recognise(self, exchange: Exchange) -> None:
-        """Remember that an account's signature held, and where it came from."""
-        assert exchange.account is not None
+    def recognise(self, exchange: Exchange, caller: Caller, access_key: str) -> None:
+        """Note that a signature held: from now on the request is its account's.
+
+        Raises:
+            Overloaded: it was let in as a stranger's, and the account has had its share.
+        """
+        if not exchange.ticket:
+            return
         if len(self._acquainted) >= ACQUAINTED_MAX:
             self._acquainted.clear()
-        self._acquainted.add((exchange.account, exchange.peer))
+        self._acquainted[access_key, exchange.peer] = caller
+        if caller.is_background:
+            exchange.urgency = Urgency.BACKGROUND
+        shares, account = self.gate.shares, caller.account_id
+        if exchange.ticket == STRANGER and shares.take(account, now_s=monotonic_s()) is Standing.BEYOND:
+            raise Overloaded
+        announced = (exchange.body.length or 0) / CHARGED_BYTES
+        if announced > SMALL:
+            shares.charge(account, now_s=monotonic_s(), cost=announced)
 
     def leave(self, exchange: Exchange) -> None:
         """Take the ticket back, whatever it said: the exchange is over."""
-        if exchange.ticket == ADMITTED:
+        if exchange.ticket in {ADMITTED, STRANGER}:
             account = exchange.account
             tenant = number_of(exchange.peer) if account is None else account
-            sent = exchange.sent_bytes / CHARGED_BYTES
-            cost = 1.0 + exchange.body.received / CHARGED_BYTES + sent
-            self.gate.leave(tenant, served=exchange.status != 503, cost=cost)
-            if sent > SMALL:
-                self.gate.shares.charge(tenant, now_s=monotonic_s(), cost=sent)
+            received, sent = exchange.body.received / CHARGED_BYTES, exchange.sent_bytes / CHARGED_BYTES
+            self.gate.leave(tenant, served=exchange.status != 503, cost=1.0 + received + sent)
+            unannounced = sent + received if exchange.body.length is None else sent
+            if unannounced > SMALL:
+                self.gate.shares.charge(tenant, now_s=monotonic_s(), cost=unannounced)
         elif exchange.ticket == WAITING:
             self.gate.waiting -= 1
 
@@ -107,7 +121,7 @@ def urgency_of(exchange: Exchange) -> Urgency:
     """
     if exchange.method in {"GET", "HEAD"}:
         urgency = Urgency.INTERACTIVE
-    elif "uploadId=" in exchange.query and exchange.method in {"POST", "DELETE"}:
+    elif exchange.method in {"POST", "DELETE"} and "&uploadId=" in f"&{exchange.query}":
         urgency = Urgency.CRITICAL
     else:
         urgency = Urgency.NORMAL
@@ -118,18 +132,11 @@ def urgency_of(exchange: Exchange) -> Urgency:
 def claimed_key(exchange: Exchange) -> str:
     """Return the access key a request claims to be signed with; empty where it claims none.
 
-    It is not checked here, and whoever lies about it is turned away sooner, at the most.
+    It is not checked here, and whoever lies about it is a stranger.
     """
     said = exchange.headers.get("authorization")
-    if said is not None:
-        start, end = said.find("Credential=") + 11, "/"
-    else:
-        said = exchange.query
-        start, end = said.find("X-Amz-Credential=") + 17, "%2F"
-    if start < 17 and said is exchange.query:
-        return ""
-    stop = said.find(end, start, start + PUBLISHED_MAX)
-    return said[start:stop] if stop > start >= 11 else ""
+    found = _IN_LINK.search(exchange.query) if said is None else _IN_HEADER.search(said)
+    return "" if found is None else found[1]
 
 
 def number_of(name: str) -> int:

@@ -1,7 +1,8 @@
 """How late the event loop is: what every request waits for before anything of it is done.
 
-A timer that should fire every 25 ms is looked at for how late it fires. One pause (a garbage collection, a burst) is
-late once; a loop with more to do than it can is late each time, so that the least lag of a stretch tells which it is.
+A timer that should fire every 25 ms is looked at for how late it fires. One pause (a garbage collection, a burst, a
+machine that stood still) is late once; a loop with more to do than it can is late each time, so that the least lag of a
+stretch tells which it is. A stretch begins with the lag before it: a pause as long as itself would be alone in it.
 """
 
 import asyncio
@@ -11,11 +12,11 @@ INTERVAL_S: Final = 0.025
 
 
 class LoopLag:
-    """State: the least and the greatest lag since each was asked for."""
+    """State: the last lag, and the least and the greatest since each was asked for."""
 
     def __init__(self) -> None:
+        self._last_s = 0.0
         self._least_s = 0.0
-        self._seen = False
         self._greatest_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -32,8 +33,8 @@ class LoopLag:
             self._timer.cancel()
 
     def take_least_s(self) -> float:
-        """Return the least lag since this was asked last."""
-        least_s, self._seen = self._least_s, False
+        """Return the least lag since this was asked last, and of the one before."""
+        least_s, self._least_s = self._least_s, self._last_s
         return least_s
 
     def take_greatest_s(self) -> float:
@@ -47,7 +48,7 @@ class LoopLag:
     def _fire(self, due_s: float) -> None:
         now_s = asyncio.get_running_loop().time()
         lag_s = max(0.0, now_s - due_s)
-        self._least_s = min(self._least_s, lag_s) if self._seen else lag_s
-        self._seen = True
+        self._last_s = lag_s
+        self._least_s = min(self._least_s, lag_s)
         self._greatest_s = max(self._greatest_s, lag_s)
         self._look_at(now_s + INTERVAL_S)
