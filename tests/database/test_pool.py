@@ -775,6 +775,25 @@ async def test_a_connection_that_breaks_as_soon_as_it_is_open_is_not_replaced_by
 
 
 @pytest.mark.parametrize("steps", range(10))
+async def test_a_smaller_pool_does_not_wait_for_a_connection_nobody_needs(server: FakeServer, steps: int) -> None:
+    server.steps = 1_000_000  # it does not answer
+    pool = a_pool(0)
+    await pool.resize(1)
+    for _ in range(steps):
+        await asyncio.sleep(0)
+
+    await asyncio.wait_for(pool.resize(0), 0.5)
+
+    assert (pool.lent, len(server.open)) == (0, 0)
+    server.steps = 3
+    await pool.resize(1)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert (pool.lent, pool.idle) == (0, 1)
+    await pool.close()
+
+
+@pytest.mark.parametrize("steps", range(10))
 async def test_an_abandoned_pool_keeps_no_connection_it_was_opening_or_trying(server: FakeServer, steps: int) -> None:
     pool = a_pool(0)
     await pool.resize(1)

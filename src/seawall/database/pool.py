@@ -299,6 +299,7 @@ class Pool:
         self._is_leased = False
         # Places taken for that: nobody works there.
         self._ahead = 0
+        self._is_connecting_ahead = False
         # How many have been given a place, and will take an idle connection as soon as they run.
         self._handed = 0
         self._most_lent = 0
@@ -370,6 +371,8 @@ class Pool:
                     for connection in surplus:
                         connection.raw.terminate()  # of no effect but when we are cancelled
             else:
+                if self._filling is not None and self._is_connecting_ahead:
+                    self._filling.cancel()  # Nobody needs it, and it may take long.
                 self._fewer.clear()
                 await self._fewer.wait()
         self._fill_up()
@@ -596,11 +599,14 @@ class Pool:
                 self._lent += 1
                 self._ahead = 1
                 try:
+                    self._is_connecting_ahead = True
                     try:
                         connection = await self._open(monotonic_s() + CONNECT_TIMEOUT_S)
                     except BaseException:
                         self._pass_on()
                         raise
+                    finally:
+                        self._is_connecting_ahead = False
                     await self._settle(connection)
                 finally:
                     self._ahead = 0
