@@ -586,6 +586,7 @@ class Pool:
     def _fill_up(self) -> None:
         """See to it that as many connections are open as were granted."""
         if self._is_leased and self._filling is None and not self._closed and self._is_short:
+            self._look_after()
             self._filling = asyncio.get_running_loop().create_task(self._fill(), name="open what was granted")
 
     @property
@@ -648,9 +649,7 @@ class Pool:
                 now_s = monotonic_s()
                 self.counts.opened += 1
                 self.create_durations.observe(took_s)
-                if self._maintaining is None:
-                    loop = asyncio.get_running_loop()
-                    self._maintaining = loop.create_task(self._maintain(), name="look after connections")
+                self._look_after()
                 jitter = random.uniform(1 - LIFETIME_JITTER, 1 + LIFETIME_JITTER)  # noqa: S311 - not a secret
                 return Connection(
                     raw,
@@ -687,6 +686,11 @@ class Pool:
         )
 
     # Maintenance.
+
+    def _look_after(self) -> None:
+        if self._maintaining is None:
+            loop = asyncio.get_running_loop()
+            self._maintaining = loop.create_task(self._maintain(), name="look after connections")
 
     async def _maintain(self) -> None:
         """Replace what is old, try what was idle for long, tell of what is held too long. Runs until cancelled."""
