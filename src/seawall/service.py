@@ -23,7 +23,7 @@ from typing import Any
 from seawall.access import AccountBook, Credentials, NewAccount
 from seawall.access.accounts import KeyPair, new_access_key, new_secret_key
 from seawall.admission import WINDOW_S, Gate
-from seawall.blobs import DiskBlobStore
+from seawall.blobs import BlobSettings, DiskBlobStore
 from seawall.clock import monotonic_s
 from seawall.console import HealthDoor, Readiness
 from seawall.database import Balancer, Database, Endpoint, Pool, find_primary, load_queries
@@ -94,9 +94,16 @@ class Node:
 
 @asynccontextmanager
 async def running_node(
-    settings: Settings, *, name: str, endpoints: Sequence[Endpoint], listeners: Iterable[socket.socket]
+    settings: Settings,
+    *,
+    name: str,
+    endpoints: Sequence[Endpoint],
+    listeners: Iterable[socket.socket],
+    open_blobs: Callable[[BlobSettings], DiskBlobStore] = DiskBlobStore,
 ) -> AsyncIterator[Node]:
     """Start every part of a node, lowest floor first; stop them in reverse when the block ends.
+
+    `open_blobs` makes the blob store: a drill has one on a disk that can be troubled.
 
     Raises:
         SeawallError: a part cannot start; those that did are stopped.
@@ -114,7 +121,7 @@ async def running_node(
             )
         )
         leases = await hold_leases(stack, database, settings.lease(), name=name)
-        blobs = await stack.enter_async_context(DiskBlobStore(settings.blobs()))
+        blobs = await stack.enter_async_context(open_blobs(settings.blobs()))
         credentials = Credentials(database)
         store = ObjectStore(database, blobs, settings.objects())
         lag = LoopLag()

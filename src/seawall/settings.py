@@ -144,6 +144,9 @@ class Settings(BaseSettings):
         default=False,
         description="Drills only: a connection for each request, no admission and no deadlines, to see what happens.",
     )
+    drill_disk: Path | None = Field(
+        None, description="Drills only: a file that says whether the disk of the blobs is slow or full."
+    )
     request_log: bool = Field(default=True, description="Whether each request gets a line in `log/requests-*.jsonl`.")
 
     @field_validator("root_secret_key")

@@ -307,6 +307,47 @@ async def test_whose_time_is_up_is_told_so_and_not_sent() -> None:
     assert batcher.room.counts.expired == 1
 
 
+async def test_whose_time_is_up_while_a_read_is_under_way_does_not_wait_for_the_others() -> None:
+    goes_on = asyncio.Event()
+
+    async def ask(_: object, __: Query, columns: Sequence[list[Any]], ___: float) -> list[Any]:
+        await goes_on.wait()
+        return [*columns[1]]
+
+    batcher = Batcher(READ, cast("Pool", FakeDatabase()), lanes=1, ask=ask)
+    began_s = monotonic_s()
+    late = batcher.submit(("a", "late"), deadline_s=soon(0.05))
+    patient = batcher.submit(("a", "patient"), deadline_s=soon())
+
+    with pytest.raises(DeadlineExceeded):
+        await late
+    assert monotonic_s() - began_s < 0.05 + 5 * SWEEP_EVERY_S
+    assert not patient.done()
+    goes_on.set()
+
+    assert cast("object", await patient) == "patient"
+    assert batcher.room.counts.expired == 1
+    await batcher.close()
+
+
+async def test_a_write_under_way_is_waited_for_to_its_end() -> None:
+    goes_on = asyncio.Event()
+
+    async def ask(_: object, __: Query, columns: Sequence[list[Any]], ___: float) -> list[Any]:
+        await goes_on.wait()
+        return [*columns[1]]
+
+    batcher = Batcher(WRITE, cast("Pool", FakeDatabase()), lanes=1, identity_width=1, ask=ask)
+    late = batcher.submit(("a", "late", FINE), deadline_s=soon(0.02))
+    await asyncio.sleep(0.02 + 2 * SWEEP_EVERY_S)
+
+    # Whether it was written is not known before.
+    assert not late.done()
+    goes_on.set()
+    assert cast("object", await late) == "late"
+    await batcher.close()
+
+
 async def test_the_deadline_counts_while_a_connection_is_awaited() -> None:
     fake = FakeDatabase(gate=asyncio.Event())
     batcher = a_batcher(fake, READ, lanes=1)

@@ -182,6 +182,20 @@ def test_who_takes_all_that_is_free_is_not_given_what_nodes_have_open(open_: int
     assert decision.share >= min(open_, 2)
 
 
+@given(st.integers(2, 7), st.integers(1, LIMITS.reserved))
+def test_strangers_beyond_what_is_left_for_them_are_not_given_what_nodes_have_open(open_: int, beyond: int) -> None:
+    limits = replace(LIMITS, role_limit=LIMITS.usable)
+    claims = [Claim(node="node-1", demand=7, granted=7)]
+    full = Activity(
+        foreign=limits.usable - open_ + beyond,
+        foreign_of_role=limits.usable - open_,
+        working={"node-1": open_ - 1},
+        asking={"node-1": 1},
+    )
+
+    assert decide(limits, full, claims, mine=0, nodes_max=8).share == open_
+
+
 def test_nodes_that_are_about_to_ask_use_what_was_kept_for_them() -> None:
     claims = [Claim(node="node-1", demand=50, granted=1)]
     asking = {"node-1": 1, "node-2": 1, "node-3": 1}

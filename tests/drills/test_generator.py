@@ -287,3 +287,19 @@ def test_no_two_keys_have_the_same_bytes() -> None:
     assert len(bodies) == 200
     assert {len(body) for body in bodies} == {100, 5000}
     assert len(body_of("large", 3 << 20)) == 3 << 20
+
+
+async def test_a_load_ends_when_it_is_enough(stage: Stage) -> None:
+    enough = asyncio.Event()
+    began_s = time.monotonic()
+
+    def hear(progress: Progress) -> None:
+        if progress.second >= 1:
+            enough.set()
+
+    summary = await generate(stage.order(a_load(seconds=60.0)), hear=hear, enough=enough)
+
+    assert 2 <= len(summary.reads) <= 5
+    assert summary.everybody.whole.due == sum(second.asked for second in summary.reads) > 50
+    assert time.monotonic() - began_s < 20
+    assert began_s < summary.began_s < time.monotonic()

@@ -83,6 +83,8 @@ def an_act(
     everybody = a_slice(served, due, affected=affected)
     people = replace(everybody, during=figures(seconds=4, due=100, served=people_served))
     summary = Summary(
+        began_s=0.0,
+        reads=(),
         end_s=len(due),
         surge_from_s=2,
         surge_until_s=6,

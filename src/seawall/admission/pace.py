@@ -21,9 +21,13 @@ IDLE_MOST: Final = 2
 """While nothing waits, look after look, and somebody is turned away, the step doubles so many times: what was scarce
 is so no longer."""
 
-RISE_S: Final = 0.2
-FALL_S: Final = 2.0
-"""Over how long it is believed that the capacity has risen, and fallen: a moment without requests looks like that."""
+CHANGE_S: Final = 1.0
+"""Over how long it is believed that the capacity is another: what is served in a quarter of a second is a few more or
+less by chance, and to follow the one more than the other would make a habit of it."""
+
+ONSET_S: Final = 0.2
+ONSET_PART: Final = 1.5
+"""The same, where so many times as much was served as was believed possible: that is no chance."""
 
 FLOOR_PART: Final = 0.25
 """Of what was served at the best lately, so much is let in at the least: else a service whose database was away for
@@ -41,11 +45,10 @@ def next_capacity_per_s(capacity_per_s: float, *, served_per_s: float, level: fl
         level: how long the queue of what is scarcest is, in parts of what is tolerated.
         elapsed_s: since the last look.
     """
-    if served_per_s >= capacity_per_s:
-        return settled(capacity_per_s, served_per_s, elapsed_s=elapsed_s, over_s=RISE_S)
-    if level <= 0:
+    if level <= 0 and served_per_s < capacity_per_s:
         return capacity_per_s
-    return settled(capacity_per_s, served_per_s, elapsed_s=elapsed_s, over_s=RISE_S if level > 2 else FALL_S)
+    over_s = ONSET_S if served_per_s > ONSET_PART * capacity_per_s else CHANGE_S
+    return settled(capacity_per_s, served_per_s, elapsed_s=elapsed_s, over_s=over_s)
 
 
 def pace_for(capacity_per_s: float, *, best_per_s: float, level: float, idle_looks: int) -> float:

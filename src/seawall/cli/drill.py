@@ -5,7 +5,7 @@ import json
 import signal
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,11 +14,13 @@ import click
 
 from seawall.cli.options import json_option
 from seawall.drills import scoreboard
-from seawall.drills.chart import timelines
+from seawall.drills.chart import fault_timeline, timelines
 from seawall.drills.debacle import DEBACLE, replay
+from seawall.drills.faults import FAULTS, Fault, Need
 from seawall.drills.generator import GeneratorFailed, Progress
 from seawall.drills.instance import InstanceFailed, running_instance
 from seawall.drills.load import Manner
+from seawall.drills.rehearsal import BEFORE_S, SECONDS, Rehearsal, Result, rehearse_each, watched_s
 from seawall.drills.surge import (
     Act,
     Shape,
@@ -38,7 +40,7 @@ BAR = 24
 MANNERS = [manner.value for manner in Manner]
 SHAPES = [shape.value for shape in Shape]
 
-Result = TypeVar("Result")
+Found = TypeVar("Found")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -47,14 +49,14 @@ def drill() -> None:
     """Rehearse what can go wrong, on a throwaway service in a temporary directory."""
 
 
-def out_option(command: Command) -> Command:
-    """Give a command `--out`."""
+def out_option(written: str) -> Callable[[Command], Command]:
+    """Return what gives a command `--out`, for what is written there."""
     return click.option(
         "--out",
         type=click.Path(path_type=Path, file_okay=False),
         default=None,
-        help="Where the scoreboard (JSON), the chart (SVG) and a page with both (HTML) are written.",
-    )(command)
+        help=f"The directory in which {written} are written.",
+    )
 
 
 @drill.command(name="list")
@@ -65,9 +67,20 @@ def list_(*, as_json: bool) -> None:
         "debacle": "The outage, replayed in two acts with the same load: as it was, and as it is.",
         "surge": "Far more users than can be served, and how the service takes it.",
     }
+    faults = {f"fault {fault.name}": fault_line(fault) for fault in FAULTS}
+    everything = {**known, **faults}
+    wide = max(map(len, everything))
     click.echo(
-        json.dumps(known, indent=2) if as_json else "\n".join(f"{name:<12} {what}" for name, what in known.items())
+        json.dumps(everything, indent=2)
+        if as_json
+        else "\n".join(f"{name:<{wide}}  {what}" for name, what in everything.items())
     )
+
+
+def fault_line(fault: Fault) -> str:
+    """Return what is said of a fault in a list: what it is, whom a diagnosis should name, what the drill needs."""
+    needs = "".join(f" Needs {need}." for need in Need if need in fault.needs)
+    return f"{fault.about} To be named: {fault.suspect}.{needs}"
 
 
 @drill.command()
@@ -80,7 +93,7 @@ def list_(*, as_json: bool) -> None:
               help="How long it is watched afterwards, in seconds.")  # fmt: skip
 @click.option("--retry", type=click.Choice(MANNERS), default=DEBACLE.retry.manner.value, show_default=True,
               help="What users do who are not served.")  # fmt: skip
-@out_option
+@out_option("the scoreboard (JSON), the chart (SVG) and a page with both (HTML)")
 @json_option
 def debacle(
     *, multiple: float, users: int, seconds: float, after: float, retry: Manner, out: Path | None, as_json: bool
@@ -111,7 +124,7 @@ def debacle(
               help="How long it is watched afterwards, in seconds.")  # fmt: skip
 @click.option("--retry", type=click.Choice(MANNERS), default=Manner.POLITE.value, show_default=True,
               help="What users do who are not served.")  # fmt: skip
-@out_option
+@out_option("the scoreboard (JSON), the chart (SVG) and a page with both (HTML)")
 @json_option
 def surge(
     *,
@@ -155,6 +168,69 @@ def surge(
         return {f"{multiple:g} ×": act}, complaints_of(act, wanted, goals_of(wanted))
 
     _conclude(run, title=f"A surge of {multiple:g} × the capacity", out=out, as_json=as_json)
+
+
+ALL = "all"
+
+
+@drill.command()
+@click.argument("name", type=click.Choice([ALL, *(fault.name for fault in FAULTS)]), metavar="NAME", required=False)
+@click.option("--list", "as_list", is_flag=True, help="List the faults, instead.")
+@click.option("--seconds", type=click.FloatRange(min=2, max=120), default=SECONDS, show_default=True,
+              help="How long it is broken.")  # fmt: skip
+@out_option("the scoreboard (JSON) and a timeline of each fault (SVG)")
+@json_option
+def fault(*, name: str | None, as_list: bool, seconds: float, out: Path | None, as_json: bool) -> None:
+    """Break something, under load, and put it right: NAME is a fault, or `all` for one after the other.
+
+    Exit code 0 if what had to hold did, before, during and after. A fault that cannot be rehearsed here is skipped
+    aloud, which is no failure.
+    """
+    if as_list:
+        wide = max(len(one.name) for one in FAULTS)
+        told = {one.name: fault_line(one) for one in FAULTS}
+        click.echo(
+            json.dumps(told, indent=2) if as_json else "\n".join(f"{key:<{wide}}  {text}" for key, text in told.items())
+        )
+        return
+    if name is None:
+        raise click.UsageError("Which fault? `seawall drill fault --list` names them; `all` is each of them.")
+    wanted = [one for one in FAULTS if name in {ALL, one.name}]
+
+    async def run() -> list[Result]:
+        with Bar(BEFORE_S + seconds + max(map(watched_s, wanted))) as bar:
+            return await rehearse_each(wanted, seconds=seconds, tell=bar.tell, hear=bar.hear)
+
+    results = held_to_the_end(run)
+    found = scoreboard.faults_json(results)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "scoreboard.json").write_text(json.dumps(found, indent=2) + "\n")
+        for result in results:
+            if isinstance(result, Rehearsal):
+                (out / f"{result.fault.name}.svg").write_text(fault_timeline(result))
+    click.echo(json.dumps(found, indent=2) if as_json else scoreboard.faults_text(results))
+    raise SystemExit(0 if found["held"] else 1)
+
+
+def held_to_the_end(run: Callable[[], Coroutine[Any, Any, Found]]) -> Found:
+    """Run a drill. Ctrl-C, and whoever ends us, end it in order: what was broken is put right first.
+
+    Raises:
+        click.Abort: somebody did.
+    """
+
+    async def held() -> Found:
+        itself = asyncio.current_task()
+        assert itself is not None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, itself.cancel)
+        return await run()
+
+    try:
+        return asyncio.run(held())
+    except asyncio.CancelledError:
+        raise click.Abort from None
 
 
 class Bar:
@@ -229,5 +305,5 @@ def _conclude(
     raise SystemExit(1 if complaints else 0)
 
 
-async def _run(run: Callable[[Path], Awaitable[Result]], directory: Path) -> Result:
+async def _run(run: Callable[[Path], Awaitable[Found]], directory: Path) -> Found:
     return await run(directory)

@@ -3,14 +3,17 @@
 import asyncio
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import click
 import uvloop
 
+from seawall.blobs import BlobSettings, DiskBlobStore
 from seawall.database import Endpoint
 from seawall.database.local_server import LocalServer
+from seawall.drills.slow_disk import drill_blob_store
 from seawall.errors import NotRunning
 from seawall.service import listening_socket, running_node
 from seawall.settings import Settings, read_settings
@@ -51,5 +54,8 @@ async def _run(settings: Settings, name: str, endpoints: Sequence[Endpoint], soc
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     listeners = sockets or [listening_socket(settings.host, settings.s3_port)]
-    async with running_node(settings, name=name, endpoints=endpoints, listeners=listeners):
+    open_blobs: Callable[[BlobSettings], DiskBlobStore] = DiskBlobStore
+    if settings.drill_disk is not None:
+        open_blobs = partial(drill_blob_store, trouble_file=settings.drill_disk)
+    async with running_node(settings, name=name, endpoints=endpoints, listeners=listeners, open_blobs=open_blobs):
         await stop.wait()

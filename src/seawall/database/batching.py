@@ -92,6 +92,8 @@ class Batcher:
         # For each identity that is in the room or under way, those behind it.
         self._behind: dict[tuple[object, ...], deque[Waiter] | None] = {}
         self._behind_count = 0
+        # Reads that are under way, by statement.
+        self._asked: dict[int, list[Waiter]] = {}
         self._running: set[asyncio.Task[None]] = set()
         # Lanes that have not taken anybody yet: they will take who comes now, so no other is needed.
         self._collecting: set[asyncio.Task[None]] = set()
@@ -226,8 +228,16 @@ class Batcher:
         while len(self.room):
             self._see_off(self.room.dismiss(error, now_s=now_s))
 
+    def _tell_if_late(self, waiter: Waiter, now_s: float) -> None:
+        if waiter.deadline_s <= now_s and not waiter.answer.done():
+            self.room.counts.expired += 1
+            waiter.answer.set_exception(DeadlineExceeded())
+
     def _dismiss_late(self) -> None:
-        """Tell those who wait and whose time has ended; look again while somebody waits."""
+        """Tell those who wait and whose time has ended; look again while somebody waits.
+
+        Not those whose write is under way: whether it will be done is not known yet.
+        """
         self._sweep = None
         now_s = monotonic_s()
         self._see_off(self.room.dismiss(now_s=now_s))
@@ -235,14 +245,16 @@ class Batcher:
             if queue:
                 stay: deque[Waiter] = deque()
                 for waiter in queue:
-                    if not waiter.answer.done() and waiter.deadline_s <= now_s:
-                        self.room.counts.expired += 1
-                        waiter.answer.set_exception(DeadlineExceeded())
+                    self._tell_if_late(waiter, now_s)
                     if not waiter.answer.done():
                         stay.append(waiter)
                 self._behind_count -= len(queue) - len(stay)
                 self._behind[identity] = stay
-        if self.waiting:
+        # A statement goes on for the last of those it is for, the others need not wait with them.
+        for batch in self._asked.values():
+            for waiter in batch:
+                self._tell_if_late(waiter, now_s)
+        if self.waiting or self._asked:
             self._sweep = asyncio.get_running_loop().call_later(SWEEP_EVERY_S, self._dismiss_late)
 
     # Lanes.
@@ -308,9 +320,12 @@ class Batcher:
         deadline_s = max(waiter.deadline_s for waiter in batch)
         self.sent_s = started_s
         self.under_way += len(batch)
+        if not self._identity_width:
+            self._asked[id(batch)] = batch
         try:
             found = await self._ask(connection, self._query, columns, max(0.001, deadline_s - started_s))
         finally:
+            self._asked.pop(id(batch), None)
             self.under_way -= len(batch)
             self._note_pace(monotonic_s() - started_s)
         elsewhere = []
@@ -389,9 +404,7 @@ class Batcher:
         """Send one half of a batch; those who wait once more after that are taken out of it."""
         now_s = monotonic_s()
         for waiter in half:
-            if waiter.deadline_s <= now_s and not waiter.answer.done():
-                self.room.counts.expired += 1
-                waiter.answer.set_exception(DeadlineExceeded())
+            self._tell_if_late(waiter, now_s)
         batch = [waiter for waiter in half if not waiter.answer.done()]
         if not batch:
             return

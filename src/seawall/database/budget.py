@@ -188,23 +188,25 @@ def room(limits: Limits, activity: Activity, claims: Sequence[Claim], *, nodes_m
     That is the allowance, less what of ours is open beyond any grant (the keeper's; those of a node whose lease
     ended while it was paused), less those `beside` the pool for each node that is not there yet: it must connect
     before it can ask. The last holds for what is planned: where strangers have taken more than was left for them, what
-    our nodes have open stays theirs. Else whoever takes all that is free would be given what is in use as well.
+    our nodes have open stays theirs. Else whoever takes all that is free would be given what is in use as well, one
+    after the other (an administrator on a reserved connection is enough for it to be one too many).
     """
     granted: dict[str, int] = {}
     for claim in claims:
         granted[claim.node] = granted.get(claim.node, 0) + claim.granted
-    joining, strays = 0, 0
+    joining, strays, held = 0, 0, 0
     for node in activity.working.keys() | activity.asking.keys():
         working, asking = activity.working.get(node, 0), activity.asking.get(node, 0)
         if node in granted:
             strays += max(0, working + asking - granted[node])
+            held += min(working + asking, granted[node])
         else:
             about_to_ask = min(working + asking, beside * asking)
             strays += working + asking - about_to_ask
             joining += about_to_ask
     planned = allowance(limits) - max(joining, beside * (nodes_max - len(claims)), 0)
     left = allowance(limits, foreign=activity.foreign, foreign_of_role=activity.foreign_of_role) - joining
-    return max(0, min(planned, left) - strays)
+    return max(0, min(planned - strays, max(left - strays, held)))
 
 
 def decide(

@@ -3,7 +3,8 @@
 `load` says who comes when and how often they try again, `outcomes` how it went for them; `generator` is the process
 that makes them come, `client` how it speaks S3, `instance` the service they come to.
 
-`faults` is what can be broken and what must hold nevertheless (`hypothesis`); what breaks it stands beside it:
+`rehearsal` puts them together with one of the `faults`, which say what can be broken and what must hold nevertheless
+(`hypothesis`); what breaks it stands beside it:
 `sessions` of other programs, `burners` of a core, `tcp_proxy`, `replica`, `slow_disk`, `small_disk`. Whatever is
 broken is put right again (`undo`).
 """

@@ -1,9 +1,12 @@
-"""Timelines of a drill's acts, drawn as SVG: what was asked, what was answered, and what the rest was told."""
+"""Timelines of drills, drawn as SVG: what was asked, what was answered, and what the rest was told."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import Final
 
+from seawall.drills.outcomes import Series
+from seawall.drills.rehearsal import Rehearsal
 from seawall.drills.surge import Act
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, GAP = 920, 230, 56, 190, 44, 58
@@ -19,16 +22,53 @@ KINDS: Final = (
 """Series of an act by name, what they are called, and how they are drawn."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Panel:
+    """What is drawn of one act: a stretch of it is shaded and has a name."""
+
+    name: str
+    series: Series
+    shaded_from_s: float
+    shaded_until_s: float
+    shaded_as: str
+    capacity_per_s: float | None = None
+
+
 def timelines(acts: Mapping[str, Act]) -> str:
+    """Return a drawing of a surge, with a panel for each act."""
+    panels = [
+        Panel(
+            name=name,
+            series=act.summary.everybody.series,
+            shaded_from_s=act.summary.surge_from_s,
+            shaded_until_s=act.summary.surge_until_s,
+            shaded_as="surge",
+            capacity_per_s=act.capacity_per_s,
+        )
+        for name, act in acts.items()
+    ]
+    return draw(panels, seconds=max(int(act.summary.end_s) for act in acts.values()))
+
+
+def fault_timeline(rehearsal: Rehearsal) -> str:
+    """Return a drawing of small reads while something was broken, and before and after."""
+    panel = Panel(
+        name=f"{rehearsal.fault.name}: small reads",
+        series=rehearsal.series,
+        shaded_from_s=rehearsal.broken_s,
+        shaded_until_s=rehearsal.mended_s,
+        shaded_as="broken",
+    )
+    return draw([panel], seconds=len(rehearsal.reads))
+
+
+def draw(panels: Sequence[Panel], *, seconds: int) -> str:
     """Return a drawing with a panel for each act, on one scale of time and one of requests a second.
 
     What is far more than the capacity is cut off, with a word: else nothing else could be seen.
     """
-    seconds = max(int(act.summary.end_s) for act in acts.values())
-    top_per_s = 1.25 * max(
-        max(act.capacity_per_s, *act.summary.everybody.series.due[:seconds]) for act in acts.values()
-    )
-    height = TOP + len(acts) * (HEIGHT + GAP)
+    top_per_s = 1.25 * max(max(panel.capacity_per_s or 0.0, *panel.series.due[:seconds]) for panel in panels)
+    height = TOP + len(panels) * (HEIGHT + GAP)
     title = "What was asked and what was answered, requests a second"
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" '
@@ -43,16 +83,15 @@ def timelines(acts: Mapping[str, Act]) -> str:
             f'<line x1="{x}" y1="{y}" x2="{x + 18}" y2="{y}" stroke="{colour}" stroke-width="{wide}"/>'
             f'<text x="{x + 24}" y="{y + 4}" fill="#222222">{escape(called)}</text>'
         )
-    for number, (name, act) in enumerate(acts.items()):
-        parts += _panel(name, act, top=TOP + number * (HEIGHT + GAP), seconds=seconds, top_per_s=top_per_s)
+    for number, panel in enumerate(panels):
+        parts += _panel(panel, top=TOP + number * (HEIGHT + GAP), seconds=seconds, top_per_s=top_per_s)
     return "\n".join([*parts, "</svg>", ""])
 
 
-def _panel(name: str, act: Act, *, top: float, seconds: int, top_per_s: float) -> list[str]:
+def _panel(panel: Panel, *, top: float, seconds: int, top_per_s: float) -> list[str]:
     right, bottom = WIDTH - RIGHT, top + HEIGHT - 24
     across, up = (right - LEFT) / seconds, (bottom - top - 18) / top_per_s
-    summary = act.summary
-    series = summary.everybody.series
+    series = panel.series
 
     def x(second: float) -> float:
         return LEFT + second * across
@@ -60,12 +99,13 @@ def _panel(name: str, act: Act, *, top: float, seconds: int, top_per_s: float) -
     def y(per_s: float) -> float:
         return bottom - min(per_s, top_per_s) * up
 
-    surge_x, surge_wide = x(summary.surge_from_s), (summary.surge_until_s - summary.surge_from_s) * across
+    shaded_x, shaded_wide = x(panel.shaded_from_s), (panel.shaded_until_s - panel.shaded_from_s) * across
     parts = [
-        f'<text x="{LEFT}" y="{top + 10:.1f}" font-size="14" font-weight="bold" fill="#222222">{escape(name)}</text>',
-        f'<rect x="{surge_x:.1f}" y="{top + 18:.1f}" width="{surge_wide:.1f}" height="{bottom - top - 18:.1f}" '
+        f'<text x="{LEFT}" y="{top + 10:.1f}" font-size="14" font-weight="bold" fill="#222222">'
+        f"{escape(panel.name)}</text>",
+        f'<rect x="{shaded_x:.1f}" y="{top + 18:.1f}" width="{shaded_wide:.1f}" height="{bottom - top - 18:.1f}" '
         'fill="#f4e9e4"/>',
-        f'<text x="{surge_x + 6:.1f}" y="{top + 32:.1f}" fill="#7a4a3a">surge</text>',
+        f'<text x="{shaded_x + 6:.1f}" y="{top + 32:.1f}" fill="#7a4a3a">{escape(panel.shaded_as)}</text>',
     ]
     for per_s in _ticks(top_per_s):
         parts.append(
@@ -76,11 +116,12 @@ def _panel(name: str, act: Act, *, top: float, seconds: int, top_per_s: float) -
         parts.append(
             f'<text x="{x(second):.1f}" y="{bottom + 16:.1f}" text-anchor="middle" fill="#555555">{second} s</text>'
         )
-    at = y(act.capacity_per_s)
-    parts.append(
-        f'<line x1="{LEFT}" y1="{at:.1f}" x2="{right}" y2="{at:.1f}" stroke="#0b6e4f" stroke-dasharray="4 4"/>'
-        f'<text x="{right + 6}" y="{at + 4:.1f}" fill="#0b6e4f">capacity</text>'
-    )
+    if panel.capacity_per_s is not None:
+        at = y(panel.capacity_per_s)
+        parts.append(
+            f'<line x1="{LEFT}" y1="{at:.1f}" x2="{right}" y2="{at:.1f}" stroke="#0b6e4f" stroke-dasharray="4 4"/>'
+            f'<text x="{right + 6}" y="{at + 4:.1f}" fill="#0b6e4f">capacity</text>'
+        )
     cut_off = False
     for attribute, _, colour, wide in reversed(KINDS):
         counts: Sequence[int] = getattr(series, attribute)[:seconds]

@@ -17,11 +17,13 @@ import json
 import os
 import random
 import resource
+import signal
 import subprocess
 import sys
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -78,6 +80,9 @@ VERIFY_PATIENCE_S: Final = 60.0
 VERIFY_ATTEMPT_S: Final = 10.0
 VERIFY_PAUSE_S: Final = 0.5
 REMARKS_MAX: Final = 20
+
+ENOUGH: Final = signal.SIGTERM
+"""Tells a generator to let nobody come any more."""
 
 
 # What is asked for, and what is answered.
@@ -178,15 +183,19 @@ PACE: Final = TypeAdapter(Pace)
 # For drills.
 
 
-async def generate(order: Order, *, hear: Callable[[Progress], None] = lambda _: None) -> Summary:
+async def generate(
+    order: Order, *, hear: Callable[[Progress], None] = lambda _: None, enough: asyncio.Event | None = None
+) -> Summary:
     """Put a load on the service by a process of its own; `hear` is told of each second.
+
+    Once `enough` is set nobody comes any more, and those who are there are waited for.
 
     Raises:
         GeneratorFailed: it did not do so. The message holds its last words.
     """
     assert order.load is not None
     seconds = order.load.end_s + order.load.last_words_s + DRAIN_EXTRA_S
-    return SUMMARY.validate_json(await _in_own_process(order, seconds=seconds, hear=hear))
+    return SUMMARY.validate_json(await _in_own_process(order, seconds=seconds, hear=hear, enough=enough))
 
 
 async def keep_busy(order: Order) -> Pace:
@@ -239,7 +248,9 @@ def _md5(body: bytes) -> str:
     return hashlib.md5(body, usedforsecurity=False).hexdigest()
 
 
-async def _in_own_process(order: Order, *, seconds: float, hear: Callable[[Progress], None]) -> bytes:
+async def _in_own_process(
+    order: Order, *, seconds: float, hear: Callable[[Progress], None], enough: asyncio.Event | None = None
+) -> bytes:
     """Run a generator; return its last line."""
     child = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "seawall.drills.generator"),
@@ -255,6 +266,7 @@ async def _in_own_process(order: Order, *, seconds: float, hear: Callable[[Progr
     assert child.stderr is not None
     result = b""
     complaint = asyncio.create_task(child.stderr.read())
+    stopping = asyncio.create_task(_stop_when(enough, child)) if enough is not None else None
     try:
         async with asyncio.timeout(seconds + CHILD_PATIENCE_S):
             child.stdin.write(ORDER.dump_json(order) + b"\n")
@@ -268,6 +280,8 @@ async def _in_own_process(order: Order, *, seconds: float, hear: Callable[[Progr
     except TimeoutError as error:
         raise GeneratorFailed(f"the load generator was not done {CHILD_PATIENCE_S:g} s after its time") from error
     finally:
+        if stopping is not None:
+            stopping.cancel()
         if child.returncode is None:
             child.kill()
             await child.wait()
@@ -275,6 +289,12 @@ async def _in_own_process(order: Order, *, seconds: float, hear: Callable[[Progr
     if code != 0 or not result:
         raise GeneratorFailed(f"the load generator failed (exit code {code}): {said[-2000:] or 'it said nothing'}")
     return result
+
+
+async def _stop_when(enough: asyncio.Event, child: asyncio.subprocess.Process) -> None:
+    await enough.wait()
+    with suppress(ProcessLookupError):
+        child.send_signal(ENOUGH)
 
 
 # The process.
@@ -341,6 +361,7 @@ class _Crowds:
 
     async def come(self) -> Summary:
         """Let them come, and wait for the last."""
+        self._loop.add_signal_handler(ENOUGH, self._let_nobody_come)
         spent_s, self._began_s = _cpu_s(), monotonic_s()
         busy_share = 0.0
         parent = os.getppid()
@@ -376,6 +397,7 @@ class _Crowds:
             self._load,
             self._records,
             self._tally,
+            began_s=self._began_s,
             dropped=self._dropped,
             busy_share=busy_share,
             connections_most=self._links.most,
@@ -564,6 +586,10 @@ class _Crowds:
         asked_s, begun_s, now_s = request.asked_s, request.begun_s, self._now_s()
         self._records.add(Finished(crowd, sort, user, due_s, begun_s, asked_s, now_s, request.attempts, outcome))
         self._here.discard(request)
+        self._end_if_all_went()
+
+    def _let_nobody_come(self) -> None:
+        self._next = None
         self._end_if_all_went()
 
     def _end_if_all_went(self) -> None:

@@ -21,7 +21,7 @@ class Second:
     """One second of a drill: what became of the small reads that were meant to start in it.
 
     `at_s` is its beginning, on any clock that the fault's times are on too. `slowest_s` is how long the one that
-    waited longest for an answer of any kind waited; infinite when it never came.
+    waited longest waited, for an answer of any kind or until they gave up.
     """
 
     at_s: float

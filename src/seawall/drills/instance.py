@@ -97,7 +97,10 @@ def shared_out(cores: Iterable[int]) -> Cores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instance:
-    """A running service. `process` is its keeper; `cores` is who runs where."""
+    """A running service. `process` is its keeper; `cores` is who runs where.
+
+    `database_dir` is the data directory of its PostgreSQL, where it is not the embedded one.
+    """
 
     directory: Path
     process: subprocess.Popen[bytes]
@@ -105,6 +108,7 @@ class Instance:
     s3_address: tuple[str, int]
     console_address: tuple[str, int]
     cores: Cores
+    database_dir: Path | None = None
 
     @property
     def data_dir(self) -> Path:
@@ -126,7 +130,7 @@ class Instance:
         Raises:
             NotRunning: there is none now.
         """
-        pid = _postgres_pid(self.data_dir)
+        pid = _postgres_pid(self.database_dir or self.data_dir)
         if pid is None:
             raise NotRunning("PostgreSQL is not running")
         return pid
@@ -134,7 +138,7 @@ class Instance:
     @property
     def service_database(self) -> Endpoint:
         """The database, as the service's own role; raises as `postgres_pid`."""
-        endpoint = LocalServer.find(self.data_dir)
+        endpoint = LocalServer.find(self.database_dir or self.data_dir)
         if endpoint is None:
             raise NotRunning("PostgreSQL is not running")
         return endpoint
@@ -142,7 +146,7 @@ class Instance:
     @property
     def superuser_database(self) -> Endpoint:
         """The same database, as its administrator; raises as `postgres_pid`."""
-        endpoint = LocalServer.find(self.data_dir, role=SUPERUSER)
+        endpoint = LocalServer.find(self.database_dir or self.data_dir, role=SUPERUSER)
         if endpoint is None:
             raise NotRunning("PostgreSQL is not running")
         return endpoint
@@ -187,8 +191,12 @@ class Stage:
 
 
 @asynccontextmanager
-async def running_instance(settings: Mapping[str, str] | None = None) -> AsyncIterator[Instance]:
+async def running_instance(
+    settings: Mapping[str, str] | None = None, *, database_dir: Path | None = None
+) -> AsyncIterator[Instance]:
     """Run a throwaway service for the length of the block; `settings` are environment variables of its own.
+
+    `database_dir` is where the PostgreSQL keeps its data that they name, if they name one.
 
     When the block ends, in whatever way, its processes and its directory are gone.
 
@@ -196,7 +204,7 @@ async def running_instance(settings: Mapping[str, str] | None = None) -> AsyncIt
         InstanceFailed: it did not become ready. The message holds its last words.
     """
     root = KeyPair(access_key=new_access_key(), secret_key=new_secret_key())
-    directory = _new_directory()
+    directory = new_directory()
     process = None
     try:
         cores = shared_out(os.sched_getaffinity(0))
@@ -212,6 +220,7 @@ async def running_instance(settings: Mapping[str, str] | None = None) -> AsyncIt
             s3_address=addresses[0],
             console_address=addresses[1],
             cores=cores,
+            database_dir=database_dir,
         )
     finally:
         try:
@@ -221,7 +230,7 @@ async def running_instance(settings: Mapping[str, str] | None = None) -> AsyncIt
             shutil.rmtree(directory, ignore_errors=True)
 
 
-def _new_directory() -> Path:
+def new_directory() -> Path:
     """Make an empty directory. PostgreSQL may run as another user, who has to get in."""
     directory = Path(tempfile.mkdtemp(prefix="seawall-drill-"))
     directory.chmod(0o711)
@@ -296,10 +305,11 @@ def _processes_of(process: subprocess.Popen[bytes], data_dir: Path) -> set[int]:
     """Return the service's processes: the nodes and PostgreSQL outlive a keeper that was killed."""
     own = {process.pid} if process.poll() is None else set()
     postgres = _postgres_pid(data_dir)
-    return _with_descendants({*own, *_node_pids(data_dir), *([] if postgres is None else [postgres])}) - own
+    return with_descendants({*own, *_node_pids(data_dir), *([] if postgres is None else [postgres])}) - own
 
 
-def _with_descendants(pids: set[int]) -> set[int]:
+def with_descendants(pids: set[int]) -> set[int]:
+    """Return processes and all they have started, that are still there."""
     found: set[int] = set()
     to_look_at = [*pids]
     while to_look_at:

@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-from seawall.drills.load import Load
+from seawall.drills.hypothesis import Second, seconds_of
+from seawall.drills.load import Kind, Load
 
 SERVED_SHARE: Final = 0.95
 """Recovered is who serves this share of the arrivals of every second, from then to the end."""
@@ -251,20 +252,33 @@ class Effort:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """How a load went: for all, for each class and for each tenant group; and which answers were given how often."""
+    """How a load went: for all, for each class and for each tenant group; and which answers were given how often.
 
+    `began_s` is when, on the machine's monotonic clock, which all its processes share; everything else counts from
+    then. `reads` are the small reads that people wait for, by the second in which they were due.
+    """
+
+    began_s: float
     end_s: float
     surge_from_s: float
     surge_until_s: float
     everybody: Slice
     by_class: Mapping[str, Slice]
     by_group: Mapping[str, Slice]
+    reads: tuple[Second, ...]
     answers: Mapping[str, int]
     effort: Effort
 
 
 def summarize(
-    load: Load, records: Iterable[Finished], tally: Tally, *, dropped: int, busy_share: float, connections_most: int
+    load: Load,
+    records: Records | Sequence[Finished],
+    tally: Tally,
+    *,
+    began_s: float = 0.0,
+    dropped: int,
+    busy_share: float,
+    connections_most: int,
 ) -> Summary:
     """Sum up a run."""
     everybody = _Gathered(load)
@@ -290,12 +304,14 @@ def summarize(
             gathered.series.add(series)
 
     return Summary(
+        began_s=began_s,
         end_s=load.end_s,
         surge_from_s=load.surge_from_s,
         surge_until_s=load.surge_until_s,
         everybody=everybody.slice(),
         by_class={name: gathered.slice() for name, gathered in by_class.items()},
         by_group={name: gathered.slice() for name, gathered in by_group.items()},
+        reads=tuple(seconds_of(_reads(load, records))),
         answers=dict(sorted(tally.answers.items(), key=lambda item: -item[1])),
         effort=Effort(
             late_p99_ms=_ms(percentile(late_s, 0.99)) or 0.0,
@@ -306,6 +322,19 @@ def summarize(
             connections_most=connections_most,
         ),
     )
+
+
+def _reads(load: Load, records: Iterable[Finished]) -> Iterator[tuple[float, float, bool]]:
+    """Yield the small reads that people wait for: when due, how long until answered or gone, and whether served."""
+    is_read = {
+        (number, at)
+        for number, crowd in enumerate(load.crowds)
+        for at, sort in enumerate(crowd.mix)
+        if sort.kind is Kind.GET and not sort.background
+    }
+    for row in records:
+        if (row.crowd, row.sort) in is_read:
+            yield row.due_s, row.ended_s - row.due_s, row.outcome is Outcome.SERVED
 
 
 def percentile(values: Sequence[float], share: float) -> float | None:

@@ -4,13 +4,15 @@ Every line is a figure that was measured. What was not measured has no line.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from html import escape
 from typing import Any, Final
 
 from seawall.drills.chart import timelines
 from seawall.drills.outcomes import Slice
+from seawall.drills.rehearsal import PATIENCE_S, NotRehearsed, Result, is_well
 from seawall.drills.surge import MIB, Act
 
 STYLE: Final = """
@@ -109,6 +111,77 @@ def page(acts: Mapping[str, Act], *, title: str, complaints: Sequence[str]) -> s
         f'<div class="{"fell" if complaints else "held"}">{verdict}</div>'
         f"<table><tr><th></th>{head}</tr>{rows}</table>{timelines(acts)}</html>\n"
     )
+
+
+# Of faults.
+
+
+HEADS: Final = ("", "before", "during", "after", "slowest", "recovered", "writes lost", "the hypothesis")
+
+
+def fault_row(result: Result) -> tuple[str, ...]:
+    """Return one line of the table of faults: shares are of small reads served in time."""
+    if isinstance(result, NotRehearsed):
+        return (result.fault.name, *["–"] * 6, "skipped" if result.is_skipped else "no drill")
+    verdict = result.verdict
+    return (
+        result.fault.name,
+        *(_percent(share) for share in (verdict.before, verdict.during, verdict.after)),
+        f"{verdict.slowest_s:.2f} s" if verdict.slowest_s < PATIENCE_S else "no answer",
+        _seconds(verdict.recovered_s),
+        f"{verdict.lost_writes} of {result.acknowledged_writes:,}",
+        "did not hold" if result.complaints else "held",
+    )
+
+
+def faults_text(results: Sequence[Result]) -> str:
+    """Return the table of faults, and below it what was not as it should be."""
+    rows = [HEADS, *(fault_row(result) for result in results)]
+    widths = [max(len(row[at]) for row in rows) for at in range(len(HEADS))]
+    rows.insert(1, tuple("-" * width for width in widths))
+    lines = []
+    for name, *cells in rows:
+        figures = (f"{cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True))
+        lines.append("  ".join([f"{name:<{widths[0]}}", *figures]))
+    remarks = [f"- {result.fault.name}: {remark}" for result in results for remark in _remarks(result)]
+    return "\n".join([*lines, *(["", *remarks] if remarks else [])])
+
+
+def faults_json(results: Sequence[Result]) -> dict[str, Any]:
+    """Return everything that was measured, as JSON."""
+    return {
+        "held": all(is_well(result) for result in results),
+        "faults": {result.fault.name: _fault_json(result) for result in results},
+    }
+
+
+def _fault_json(result: Result) -> dict[str, Any]:
+    fault = result.fault
+    declared = {"about": fault.about, "suspect": fault.suspect.value, "hypothesis": _finite(asdict(fault.hypothesis))}
+    if isinstance(result, NotRehearsed):
+        return {**declared, "outcome": "skipped" if result.is_skipped else "no drill", "why": result.why}
+    return {
+        **declared,
+        "outcome": "did not hold" if result.complaints else "held",
+        "complaints": [*result.complaints],
+        "verdict": asdict(result.verdict),
+        "broken_s": result.broken_s,
+        "mended_s": result.mended_s,
+        "acknowledged_writes": result.acknowledged_writes,
+        "unreadable_writes": result.unreadable_writes,
+        "answers": dict(result.answers),
+        "reads": [asdict(second) for second in result.reads],
+        "series": asdict(result.series),
+    }
+
+
+def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the same with null for what has no bound: JSON knows no infinity."""
+    return {name: None if value == math.inf else value for name, value in values.items()}
+
+
+def _remarks(result: Result) -> Sequence[str]:
+    return (result.why,) if isinstance(result, NotRehearsed) else result.complaints
 
 
 def _line(label: str, values: Sequence[str]) -> Line:
