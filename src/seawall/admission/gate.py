@@ -205,9 +205,10 @@ class Gate:
                 total = sum(self._arrivals)
                 self.threshold = threshold_for(self._arrivals, part * total)
                 spared = spared_below(self._arrivals, threshold, is_shrinking=level < before_level)
-                if self.threshold.rank < spared:
-                    self.threshold = Threshold(spared, 0.0)
-                    self.pace_per_s = self._arrivals_per_s * sum(self._arrivals[:spared]) / total
+                spared_per_s = self._arrivals_per_s * sum(self._arrivals[:spared]) / max(total, 1.0)
+                # What is spared has to be what may well be served, and no surge by itself.
+                if self.threshold.rank < spared and spared_per_s < ONSET * self._capacity_per_s:
+                    self.threshold, self.pace_per_s = Threshold(spared, 0.0), spared_per_s
         was_open = self.shares.fair_per_s == math.inf
         self.shares.look(now_s)
         self._look_by_s = math.inf
