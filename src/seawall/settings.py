@@ -91,7 +91,7 @@ class Settings(BaseSettings):
         8_000, ge=1, description="Client connections a node holds at once from one address; a proxy is one address."
     )
     queue_s: float = Field(
-        0.1,
+        0.07,
         gt=0,
         description="How long the queue for the database, or for the processor, may be before less is let in.",
     )

@@ -48,8 +48,8 @@ served then may have been something else, that cost next to nothing."""
 FORGET_S: Final = 5.0
 """When nobody had to be turned away for so long, there is no pace any more: the capacity may be another by now."""
 
-ONSET: Final = 1.5
-ONSET_LEAST: Final = 20
+ONSET: Final = 1.2
+ONSET_LEAST: Final = 10
 """When so many times what may come in a window (or came, where there is no pace) has come in, and so many more, the
 gate looks at once: a surge is ten times what it was within a moment."""
 
