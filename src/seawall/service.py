@@ -62,7 +62,7 @@ REPLICA_LEASE_PATIENCE_S = 1.0
 HEARD_MAX_S = 3.0
 # Lines of the table of who holds connections: with ten, nobody who matters is missing.
 BLAMED_MAX = 10
-# A lag of the event loop is tolerated as a queue is; of the memory for bodies, so much may be in use.
+# Of the memory for bodies, so much may be in use before no more are let in.
 BODY_MEMORY_TOLERATED = 0.9
 LOOP_PAUSE_S = 1.0
 LOOP_PAUSE_MAX_S = 30.0
@@ -128,10 +128,9 @@ async def running_node(
         scarce: dict[str, Callable[[], float]] = {
             "database": lambda: database_level(database, tolerated_s=settings.queue_s),
             "event loop": lambda: lag.take_least_s() / settings.queue_s,
-            "body memory": lambda: server.body_memory.used_part / BODY_MEMORY_TOLERATED,
         }
         gate = Gate(settings.gate(), scarce, now_s=monotonic_s())
-        doorkeeper = Doorkeeper(gate)
+        doorkeeper = Doorkeeper(gate, has_room=lambda: server.body_memory.used_part < BODY_MEMORY_TOLERATED)
         door = S3Door(
             store,
             credentials,

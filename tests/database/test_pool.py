@@ -774,6 +774,44 @@ async def test_a_connection_that_breaks_as_soon_as_it_is_open_is_not_replaced_by
     await pool.close()
 
 
+async def test_what_was_granted_is_opened_as_soon_as_the_server_is_there(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pools, "MAINTAIN_EVERY_S", 0.01)
+    monkeypatch.setattr(pools, "CONNECT_TIMEOUT_S", 0.01)
+    server.failures = [OSError("refused")] * 100_000
+    pool = a_pool(0)
+    await pool.resize(2)
+    await asyncio.sleep(0.05)
+    assert pool.idle == 0
+
+    server.failures.clear()
+    async with asyncio.timeout(2):
+        while pool.idle < 2:
+            await asyncio.sleep(0.01)
+
+    await pool.close()
+
+
+@pytest.mark.parametrize("steps", range(10))
+async def test_a_smaller_pool_does_not_wait_for_a_connection_nobody_needs(server: FakeServer, steps: int) -> None:
+    server.steps = 1_000_000  # it does not answer
+    pool = a_pool(0)
+    await pool.resize(1)
+    for _ in range(steps):
+        await asyncio.sleep(0)
+
+    await asyncio.wait_for(pool.resize(0), 0.5)
+
+    assert (pool.lent, len(server.open)) == (0, 0)
+    server.steps = 3
+    await pool.resize(1)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert (pool.lent, pool.idle) == (0, 1)
+    await pool.close()
+
+
 @pytest.mark.parametrize("steps", range(10))
 async def test_an_abandoned_pool_keeps_no_connection_it_was_opening_or_trying(server: FakeServer, steps: int) -> None:
     pool = a_pool(0)

@@ -319,6 +319,22 @@ def test_the_queue_inside_stays_short_while_ten_times_too_much_arrives() -> None
     assert waits_s[int(0.99 * len(waits_s))] < 0.5
 
 
+def test_a_surge_in_all_classes_is_cut_at_once() -> None:
+    noise = random.Random(2)
+    users = range(1, 3000)
+    before = arrivals(noise, 0.5 * CAPACITY_PER_S, 0.0, 5.0, users)
+    surge = [
+        request
+        for urgency in (Urgency.INTERACTIVE, Urgency.NORMAL, Urgency.BACKGROUND)
+        for request in arrivals(noise, 3 * CAPACITY_PER_S, 5.0, 12.0, users, urgency=urgency)
+    ]
+
+    run = simulate([*before, *surge], until_s=15.0)
+
+    waits_s = sorted(done_s - request.due_s for request, done_s in run.served if 5.0 <= request.due_s < 10.0)
+    assert waits_s[int(0.99 * len(waits_s))] < 0.45
+
+
 def test_a_surge_of_what_costs_more_than_what_came_before_finds_a_short_queue_as_soon() -> None:
     noise = random.Random(7)
     users = range(1, 3000)

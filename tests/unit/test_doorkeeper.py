@@ -67,8 +67,8 @@ def a_caller(account_id: int = 1, *, is_background: bool = False) -> Caller:
     return Caller(account_id=account_id, canonical_id="", display_name="", is_admin=False, is_background=is_background)
 
 
-def a_doorkeeper(*, fair_per_s: float = math.inf) -> Doorkeeper:
-    doorkeeper = Doorkeeper(Gate(GateSettings(), {}, now_s=monotonic_s()))
+def a_doorkeeper(*, fair_per_s: float = math.inf, has_room: bool = True) -> Doorkeeper:
+    doorkeeper = Doorkeeper(Gate(GateSettings(), {}, now_s=monotonic_s()), has_room=lambda: has_room)
     doorkeeper.gate.shares.fair_per_s = fair_per_s
     return doorkeeper
 
@@ -202,3 +202,20 @@ def test_an_account_marked_as_background_is_that_from_its_first_request_on() -> 
 
     assert first.urgency == Urgency.BACKGROUND
     assert doorkeeper.gate.counts.admitted[Urgency.BACKGROUND] == 1
+
+
+def test_without_memory_for_bodies_who_brings_none_is_let_in_all_the_same() -> None:
+    doorkeeper = a_doorkeeper(has_room=False)
+
+    refused = [an_exchange("PUT", headers=SIGNED, length=length) for length in (1, CHARGED_BYTES, None)]
+    put_off = [doorkeeper.admit(exchange) for exchange in refused]
+    assert doorkeeper.gate.waiting == len(refused)
+    for exchange in refused:
+        doorkeeper.leave(exchange)
+    read = ask(doorkeeper, an_exchange(headers=SIGNED), a_caller())
+    emptied = ask(doorkeeper, an_exchange("PUT", headers=SIGNED, length=0), a_caller())
+
+    assert None not in put_off
+    assert (read.status, emptied.status) == (200, 200)
+    assert (doorkeeper.gate.waiting, doorkeeper.gate.in_flight) == (0, 0)
+    assert doorkeeper.gate.pace_per_s == math.inf

@@ -1,9 +1,9 @@
 """The gate: whether a request may start, decided from its head alone, before anything is spent on it.
 
-What is scarce says how long its queue is: connections to the database, the event loop, memory. From that follows how
-many requests a second may be let in, and from what arrives, who they are. Who is turned away is told so a little
-later, and costs nothing but a socket until then: a client that comes again at once would otherwise be served refusals
-instead of files.
+What is scarce says how long its queue is: connections to the database, the event loop. From that follows how many
+requests a second may be let in, and from what arrives, who they are. Who is turned away is told so a little later, and
+costs nothing but a socket until then: a client that comes again at once would otherwise be served refusals instead of
+files.
 
 A share is an account's where a signature by the same key held that came from the same address, else the address's own.
 So what a request claims before its signature was checked takes from others only where they share an address; and
@@ -163,11 +163,22 @@ class Gate:
             self.look(now_s)
         threshold = self.threshold
         if rank >= threshold.rank and not (rank == threshold.rank and self._is_among(threshold.part)):
-            return self._turn_down(urgency, tenant)
+            self._turned_away += 1
+            self.shares.turn_away(tenant)
+            return self.turn_down(urgency)
         self._admitted += 1
         self.in_flight += 1
         self.counts.admitted[urgency] += 1
         return None
+
+    def turn_down(self, urgency: Urgency) -> Refusal:
+        """Turn a request away for which there is no room, whatever the pace."""
+        self.counts.refused[urgency] += 1
+        retry_after_s = 1.0 + 2.0 * random()  # noqa: S311 - jitter, not a secret
+        if self.waiting >= WAITING_MAX:
+            self.counts.closed += 1
+            return Refusal(None, retry_after_s)
+        return Refusal(self._settings.refusal_delay_s * (0.5 + 0.5 * random()), retry_after_s)  # noqa: S311 - jitter
 
     def leave(self, tenant: int, *, served: bool, cost: float = 1.0) -> None:
         """Note that a request that was let in has ended; `served` unless it was turned away further inside."""
@@ -205,9 +216,10 @@ class Gate:
                 total = sum(self._arrivals)
                 self.threshold = threshold_for(self._arrivals, part * total)
                 spared = spared_below(self._arrivals, threshold, is_shrinking=level < before_level)
-                if self.threshold.rank < spared:
-                    self.threshold = Threshold(spared, 0.0)
-                    self.pace_per_s = self._arrivals_per_s * sum(self._arrivals[:spared]) / total
+                spared_per_s = self._arrivals_per_s * sum(self._arrivals[:spared]) / max(total, 1.0)
+                # What is spared has to be what may well be served, and no surge by itself.
+                if self.threshold.rank < spared and spared_per_s < ONSET * self._capacity_per_s:
+                    self.threshold, self.pace_per_s = Threshold(spared, 0.0), spared_per_s
         was_open = self.shares.fair_per_s == math.inf
         self.shares.look(now_s)
         self._look_by_s = math.inf
@@ -225,16 +237,6 @@ class Gate:
             self._credit -= 1
             return True
         return False
-
-    def _turn_down(self, urgency: Urgency, tenant: int) -> Refusal:
-        self.counts.refused[urgency] += 1
-        self._turned_away += 1
-        self.shares.turn_away(tenant)
-        retry_after_s = 1.0 + 2.0 * random()  # noqa: S311 - jitter, not a secret
-        if self.waiting >= WAITING_MAX:
-            self.counts.closed += 1
-            return Refusal(None, retry_after_s)
-        return Refusal(self._settings.refusal_delay_s * (0.5 + 0.5 * random()), retry_after_s)  # noqa: S311 - jitter
 
     def _learn_to_aim(self, elapsed_s: float) -> None:
         """Compare what was let in since the last look with what was meant."""

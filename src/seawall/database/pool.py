@@ -299,6 +299,7 @@ class Pool:
         self._is_leased = False
         # Places taken for that: nobody works there.
         self._ahead = 0
+        self._is_connecting_ahead = False
         # How many have been given a place, and will take an idle connection as soon as they run.
         self._handed = 0
         self._most_lent = 0
@@ -370,6 +371,8 @@ class Pool:
                     for connection in surplus:
                         connection.raw.terminate()  # of no effect but when we are cancelled
             else:
+                if self._filling is not None and self._is_connecting_ahead:
+                    self._filling.cancel()  # Nobody needs it, and it may take long.
                 self._fewer.clear()
                 await self._fewer.wait()
         self._fill_up()
@@ -583,6 +586,7 @@ class Pool:
     def _fill_up(self) -> None:
         """See to it that as many connections are open as were granted."""
         if self._is_leased and self._filling is None and not self._closed and self._is_short:
+            self._look_after()
             self._filling = asyncio.get_running_loop().create_task(self._fill(), name="open what was granted")
 
     @property
@@ -596,11 +600,14 @@ class Pool:
                 self._lent += 1
                 self._ahead = 1
                 try:
+                    self._is_connecting_ahead = True
                     try:
                         connection = await self._open(monotonic_s() + CONNECT_TIMEOUT_S)
                     except BaseException:
                         self._pass_on()
                         raise
+                    finally:
+                        self._is_connecting_ahead = False
                     await self._settle(connection)
                 finally:
                     self._ahead = 0
@@ -642,9 +649,7 @@ class Pool:
                 now_s = monotonic_s()
                 self.counts.opened += 1
                 self.create_durations.observe(took_s)
-                if self._maintaining is None:
-                    loop = asyncio.get_running_loop()
-                    self._maintaining = loop.create_task(self._maintain(), name="look after connections")
+                self._look_after()
                 jitter = random.uniform(1 - LIFETIME_JITTER, 1 + LIFETIME_JITTER)  # noqa: S311 - not a secret
                 return Connection(
                     raw,
@@ -681,6 +686,11 @@ class Pool:
         )
 
     # Maintenance.
+
+    def _look_after(self) -> None:
+        if self._maintaining is None:
+            loop = asyncio.get_running_loop()
+            self._maintaining = loop.create_task(self._maintain(), name="look after connections")
 
     async def _maintain(self) -> None:
         """Replace what is old, try what was idle for long, tell of what is held too long. Runs until cancelled."""

@@ -6,6 +6,7 @@ database or the disk.
 
 import re
 import zlib
+from collections.abc import Callable
 from typing import Final
 
 from seawall.access import Caller
@@ -48,10 +49,16 @@ class Doorkeeper:
     A request's share is its account's where a signature by the same key held that came from the same address, and the
     address's own else: whoever claims somebody else's key takes from what strangers at their own address have. A
     stranger that turns out to be of an account which has had its share is turned away then.
+
+    Args:
+        gate: is asked.
+        has_room: whether there is memory for another body. Who brings none is let in all the same: slow uploads fill it
+            for as long as they like, and fewer reads would not empty it.
     """
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: Gate, *, has_room: Callable[[], bool]) -> None:
         self.gate = gate
+        self._has_room = has_room
         self._acquainted: dict[tuple[str, str], Caller] = {}
 
     def admit(self, exchange: Exchange) -> PutOff | None:
@@ -68,7 +75,10 @@ class Doorkeeper:
             if caller.is_background:
                 urgency = exchange.urgency = Urgency.BACKGROUND
         user = number_of(key) if key else tenant
-        refusal = self.gate.enter(urgency, user, tenant, now_s=monotonic_s())
+        if exchange.body.length == 0 or self._has_room():
+            refusal = self.gate.enter(urgency, user, tenant, now_s=monotonic_s())
+        else:
+            refusal = self.gate.turn_down(urgency)
         if refusal is None:
             exchange.ticket = STRANGER if caller is None else ADMITTED
             return None
