@@ -59,6 +59,7 @@ def test_an_account_that_is_added_is_listed_without_its_secret_and_can_sign_in_a
         "display_name": "Ada L.",
         "email": "ada@example.org",
         "admin": False,
+        "background": False,
         "access_keys": ["ADAKEY"],
     }
 
