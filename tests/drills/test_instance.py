@@ -16,8 +16,11 @@ from seawall.drills.instance import Cores, InstanceFailed, Stage, running_instan
 from seawall.errors import NotRunning
 
 START_AND_WAIT = """
-import asyncio
+import asyncio, signal
 from seawall.drills.instance import running_instance
+
+# A shell has what it starts in the background ignore it, and so would we.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 async def main():
     async with running_instance() as instance:
