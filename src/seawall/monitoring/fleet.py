@@ -140,7 +140,7 @@ class Fleet:
             if users:
                 self._note_users(users, int((clock_s + self._shift) // 60))
             self._note_tenants((message.get("tenants") or ())[:TENANTS_MAX], int(clock_s))
-        except (TypeError, KeyError, AttributeError) as error:
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise ValueError(f"the summary of {node} makes no sense: {error!r}") from error
 
     def note_keeper(self, point: Point) -> None:
@@ -259,9 +259,10 @@ class Fleet:
         """Do what is due now."""
         self._look_at_clock(wall_s - now_s)
         clock_s = now_s + self._offset_s
-        self._look_for_silence(now_s, clock_s)
         for second in self._seconds.look(clock_s):
             self._put_together(second, now_s)
+        if not self._seconds.is_catching_up(clock_s):
+            self._look_for_silence(now_s, clock_s)
 
     def _clock_s(self) -> float:
         return monotonic_s() + self._offset_s
@@ -314,9 +315,10 @@ class Fleet:
         if now_s - measured_s <= KEEPER_STALE_S:
             point.update(measured)
 
-        longer = self._finished(at_s)
+        cut_short = self._cut_short(at_s)
         self._past.append((second.number, point))
-        self._write(at_s=at_s, fleet=point, nodes=second.nodes, longer=longer)
+        finished = [self._longer(step_s, at_s) for step_s in _STEPS if (at_s + 1) % step_s == 0]
+        self._write(at_s=at_s, fleet=point, nodes=second.nodes, longer=[*cut_short, *finished])
         another, self._another = self._another, asyncio.Event()
         another.set()
 
@@ -330,12 +332,16 @@ class Fleet:
             point["nodes.up"] = float(len(heard & self._expected.keys()))
             point["nodes.expected"] = float(len(self._expected))
 
-    def _finished(self, at_s: float) -> list[tuple[int, float, Point]]:
-        """Return the longer points that end where the second at `at_s` begins, or before."""
+    def _cut_short(self, at_s: float) -> list[tuple[int, float, Point]]:
+        """Return the longer points whose last seconds are missing, where the second at `at_s` is beyond them."""
         if not self._past:
             return []
         last_s = self._past[-1][0] + self._shift
-        return [self._longer(step_s, last_s) for step_s in _STEPS if last_s // step_s != at_s // step_s]
+        return [
+            self._longer(step_s, last_s)
+            for step_s in _STEPS
+            if last_s // step_s != at_s // step_s and (last_s + 1) % step_s
+        ]
 
     def _unfinished(self) -> list[tuple[int, float, Point]]:
         """Return the longer points as far as they are known. They are written again when they are complete."""

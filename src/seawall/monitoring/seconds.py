@@ -81,7 +81,6 @@ class Seconds:
     def look(self, now_s: float) -> list[Second]:
         """Return the seconds that are complete, or have been waited for."""
         if now_s - self._looked_s > 1.0:
-            # It was ourselves who were late: what nodes said meanwhile is still to be read.
             self._patient_until_s = now_s + STRAGGLERS_S
         self._looked_s = now_s
         missed = floor(now_s) - self.next - WAITING_MAX
@@ -98,6 +97,10 @@ class Seconds:
             self.next += 1
         return found
 
+    def is_catching_up(self, now_s: float) -> bool:
+        """Return whether it was ourselves who were late, and what nodes said meanwhile is still to be read."""
+        return now_s < self._patient_until_s
+
     def ages_s(self, now_s: float) -> dict[str, float]:
         """Return how long ago each node was heard of."""
         return {node: now_s - heard.at_s for node, heard in self._heard.items()}
@@ -111,9 +114,9 @@ class Seconds:
 
     def _is_over(self, now_s: float) -> bool:
         end_s = self.next + 1.0
-        if now_s < end_s:
+        if now_s < end_s or self.is_catching_up(now_s):
             return False
-        if now_s >= max(end_s + STRAGGLERS_S, self._patient_until_s):
+        if now_s >= end_s + STRAGGLERS_S:
             return True
         return all(heard.waiting or now_s - heard.at_s > SILENT_S for heard in self._heard.values())
 

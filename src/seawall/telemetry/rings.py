@@ -134,8 +134,9 @@ class Ring:
     ) -> list[tuple[float, dict[str, float]]]:
         """Return the points of `since_s` up to, but not including, `until_s`, with the times they begin at.
 
-        Where these were more than `points_max`, neighbours become one, as their columns say. What is longer ago than
-        the ring is long is not there. Both times are finite; `names` are the columns wanted, all by default.
+        Where these were more than `points_max`, neighbours become one, as their columns say (the first and the last
+        may be of fewer, and there may be one more). What is longer ago than the ring is long is not there. Both times
+        are finite; `names` are the columns wanted, all by default.
 
         Raises:
             OSError: the disk did not give it.
