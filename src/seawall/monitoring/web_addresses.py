@@ -171,7 +171,8 @@ def is_private_remedy(address: Ip) -> bool:
 
 def _is_host(text: str) -> bool:
     if text.startswith("["):
-        return text.endswith("]") and isinstance(_number(text[1:-1]), IPv6Address)
+        # No zone (`%eth0`): only link-local addresses have one.
+        return text.endswith("]") and "%" not in text and isinstance(_number(text[1:-1]), IPv6Address)
     return len(text) <= HOST_NAME_MAX and HOST_NAME.fullmatch(text) is not None
 
 
