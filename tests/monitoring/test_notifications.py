@@ -13,7 +13,7 @@ from tests.monitoring.receivers import never, receiving, running, says, until
 from seawall.monitoring import payloads
 from seawall.monitoring.notices import Notice, Status, resolution_of
 from seawall.monitoring.notifications import NotificationSettings, Target
-from seawall.monitoring.outbox import Delivery, Outbox
+from seawall.monitoring.outbox import Delivery, Outbox, tell_once
 from seawall.monitoring.posting import Poster
 from seawall.monitoring.things import Severity
 
@@ -30,7 +30,7 @@ OPENED = Notice(
     at_s=1_795_000_004.0,
 )
 DIAGNOSED = replace(OPENED, status=Status.UPDATED, diagnosis=("Suspect: connections (96 %).",), impact="412 users")
-RESOLVED = resolution_of(DIAGNOSED, at_s=1_795_000_312.0)
+RESOLVED = resolution_of(DIAGNOSED, at_s=1_795_000_312.0, summary="No request has failed for 60 s.")
 STORY = (OPENED, DIAGNOSED, replace(DIAGNOSED, status=Status.ACKNOWLEDGED, by="Zoë"), RESOLVED)
 
 
@@ -263,3 +263,21 @@ async def test_without_targets_nothing_is_done_and_nothing_fails() -> None:
 
     assert outbox.waiting == 0
     outbox.close()
+
+
+async def test_a_test_tells_each_target_once_and_says_what_came_back() -> None:
+    async with receiving(says(200)) as well, receiving(says(410)) as revoked:
+        settings = NotificationSettings(
+            webhook_url=well.url(), slack_url=revoked.url("/services/s3cret"), allow_private=True
+        )
+        poster = Poster(allow_private=True)
+        found = await tell_once(settings.targets(), poster, (OPENED, RESOLVED))
+        poster.close()
+
+    assert [(one.target, one.status, one.is_sent) for one in found] == [
+        ("webhook", "opened", True),
+        ("webhook", "resolved", True),
+        ("slack", "opened", False),
+    ]
+    assert (len(well.requests), len(revoked.requests)) == (2, 1)
+    assert "revoked" in found[-1].reason

@@ -24,7 +24,7 @@ OPENED = Notice(
 )
 DIAGNOSED = replace(OPENED, status=Status.UPDATED, diagnosis=("Suspect: connections (96 %).", "7 of 7 are lent."))
 ACKNOWLEDGED = replace(DIAGNOSED, status=Status.ACKNOWLEDGED, by="Zoë")
-RESOLVED = resolution_of(DIAGNOSED, at_s=AT_S + 312)
+RESOLVED = resolution_of(DIAGNOSED, at_s=AT_S + 312, summary="No request has failed for 60 s.")
 
 
 def test_alertmanagers_payload_is_whole() -> None:

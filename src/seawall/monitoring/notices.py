@@ -3,7 +3,7 @@
 It says everything in sentences and knows no service that may carry it: `payloads` writes it down for each.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from seawall.monitoring.things import Severity
@@ -51,12 +51,12 @@ class Notice:
             raise ValueError("a resolved incident, and no other, says when it was resolved")
 
 
-def sample_notice(*, at_s: float, url: str = "") -> Notice:
-    """Return a notice that says it is only a test: opened, so that it arrives as loudly as a real one would."""
+def sample_notice(*, at_s: float, severity: Severity = Severity.WARNING) -> Notice:
+    """Return a notice that says it is only a test, and arrives as loudly as a real one of that severity."""
     return Notice(
         incident_id=f"test-{at_s:.0f}",
         status=Status.OPENED,
-        severity=Severity.WARNING,
+        severity=severity,
         alert="test",
         title="Test of notifications",
         summary="Somebody ran `seawall notify test`. Nothing is wrong, and nothing has to be done.",
@@ -64,23 +64,9 @@ def sample_notice(*, at_s: float, url: str = "") -> Notice:
         impact="Nobody is affected.",
         opened_s=at_s,
         at_s=at_s,
-        url=url,
     )
 
 
-def resolution_of(notice: Notice, *, at_s: float) -> Notice:
-    """Return the notice that ends what another began: a test leaves nothing open."""
-    return Notice(
-        incident_id=notice.incident_id,
-        status=Status.RESOLVED,
-        severity=notice.severity,
-        alert=notice.alert,
-        title=notice.title,
-        summary="The test is over.",
-        diagnosis=notice.diagnosis,
-        impact=notice.impact,
-        opened_s=notice.opened_s,
-        at_s=at_s,
-        url=notice.url,
-        resolved_s=at_s,
-    )
+def resolution_of(notice: Notice, *, at_s: float, summary: str) -> Notice:
+    """Return the notice that ends what another began."""
+    return replace(notice, status=Status.RESOLVED, at_s=at_s, resolved_s=at_s, summary=summary)

@@ -57,6 +57,40 @@ class Delivery:
 Tell = Callable[[Delivery], None]
 
 
+async def tell_once(targets: Iterable[Target], poster: Poster, notices: Sequence[Notice]) -> list[Delivery]:
+    """Send notices to targets at once, each a single time, and return what became of them, target by target.
+
+    What follows one that failed is not sent to that target.
+    """
+
+    async def tell(target: Target) -> list[Delivery]:
+        found: list[Delivery] = []
+        for notice in notices:
+            began_s = monotonic_s()
+            outcome = await target.tell(notice, poster)
+            is_sent = outcome.verdict is Verdict.SENT
+            took_s = monotonic_s() - began_s
+            found.append(_delivery(target, notice, outcome.reason, is_sent=is_sent, tries=1, took_s=took_s))
+            if not is_sent:
+                break
+        return found
+
+    return [one for several in await asyncio.gather(*map(tell, targets)) for one in several]
+
+
+def _delivery(target: Target, notice: Notice, reason: str, *, is_sent: bool, tries: int, took_s: float) -> Delivery:
+    return Delivery(
+        target=target.name,
+        place=target.place,
+        incident=notice.incident_id,
+        status=notice.status.value,
+        is_sent=is_sent,
+        tries=tries,
+        took_s=round(took_s, 3),
+        reason=reason,
+    )
+
+
 @dataclass(eq=False, slots=True)
 class Letter:
     """A notice in the line of one target. State: how often it was tried."""
@@ -256,16 +290,8 @@ class Outbox:
             self._hear(target, letter, reason, is_sent=False)
 
     def _hear(self, target: Target, letter: Letter, reason: str, *, is_sent: bool) -> None:
-        delivery = Delivery(
-            target=target.name,
-            place=target.place,
-            incident=letter.notice.incident_id,
-            status=letter.notice.status.value,
-            is_sent=is_sent,
-            tries=letter.tries,
-            took_s=round(monotonic_s() - letter.put_s, 3),
-            reason=reason,
-        )
+        took_s = monotonic_s() - letter.put_s
+        delivery = _delivery(target, letter.notice, reason, is_sent=is_sent, tries=letter.tries, took_s=took_s)
         try:
             self._tell(delivery)
         except Exception:
