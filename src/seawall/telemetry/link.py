@@ -159,10 +159,10 @@ async def report(
             await asyncio.sleep(SUMMARY_INTERVAL_S)
         finally:
             listening.cancel()
-            await asyncio.wait([listening])
             writer.close()
             with suppress(OSError):
                 await writer.wait_closed()
+            await asyncio.wait([listening])
 
 
 async def _listen(reader: asyncio.StreamReader, obey: Callable[[Message], None] | None) -> None:
