@@ -17,11 +17,13 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from prometheus_client import generate_latest
+
 from seawall.monitoring import fleet as fleet_module
 from seawall.monitoring.fleet import Fleet
 from seawall.telemetry.journal import Journal
 from seawall.telemetry.link import Link, Message
-from seawall.telemetry.metrics import DEFINITIONS
+from seawall.telemetry.metrics import DEFINITIONS, FleetCollector, registry_of
 from seawall.telemetry.points import NAMES
 
 MIB = 1024 * 1024
@@ -32,7 +34,7 @@ USERS_PER_S = 300
 
 LABELS = {
     "operation": 15, "status": 4, "resource": 3, "class": 4, "outcome": 3, "server": 3, "state": 2, "query": 25,
-    "route": 2, "event": 5, "queue": 26, "reason": 3,
+    "route": 2, "event": 5, "queue": 26, "reason": 3, "group": 3, "segment": 8,
 }  # fmt: skip
 """How many values each label has: a busy node with two replicas."""
 
@@ -65,9 +67,9 @@ class SimulatedNode:
             "pid": 1000 + number,
             "ready": True,
             "reason": "",
-            "metrics": some_metrics(self._chance),
             "connections": {"size": 7, "lent": 3, "blame": [{"query": "objects.current", "share": 0.1}] * 10},
         }
+        self._metrics = json.dumps({"metrics": some_metrics(self._chance)}).encode() + b"\n"
         self._minute = 0
         self._seen: set[int] = set()
 
@@ -86,7 +88,11 @@ class SimulatedNode:
         tenants = [
             [chance.randrange(TENANTS), chance.randrange(100), chance.random(), chance.randrange(5)] for _ in range(20)
         ]
-        return json.dumps({**self._fixed, "point": point, "users": users, "tenants": tenants}).encode() + b"\n"
+        return (
+            json.dumps({**self._fixed, "point": point, "users": users, "tenants": tenants}).encode()
+            + b"\n"
+            + self._metrics
+        )
 
 
 async def send(path: Path, nodes: int, seconds: int, speed: float) -> None:
@@ -125,7 +131,7 @@ async def measure(directory: Path, nodes: int, seconds: int, speed: float) -> No
     with Journal(directory / "journal") as journal:
         async with (
             Fleet(directory / "fleet", tell=journal.write) as fleet,
-            Link(directory / "run" / "keeper.sock", answer, fleet.hear) as link,
+            Link(directory / "run" / "keeper.sock", answer, hear=fleet.hear) as link,
         ):
             fleet.expect([f"node-{number}" for number in range(nodes)])
             running = asyncio.create_task(fleet.run())
@@ -137,7 +143,7 @@ async def measure(directory: Path, nodes: int, seconds: int, speed: float) -> No
                 "--nodes", str(nodes), "--seconds", str(seconds), "--speed", str(speed),
             )  # fmt: skip
             sending = asyncio.create_task(child.wait())
-            while not link.summaries():
+            while not link.summaries() and not sending.done():
                 await asyncio.sleep(0.01)
             cpu_s, heard = time.process_time(), 0
             while not sending.done():
@@ -148,17 +154,17 @@ async def measure(directory: Path, nodes: int, seconds: int, speed: float) -> No
             cpu_s = time.process_time() - cpu_s
             recent = fleet.recent(900)
             asked_s = time.process_time()
-            print(fleet._seconds, fleet._seconds.skipped, fleet._shift, journal.events())
             month = await fleet.series(0, time.time() * 2)
             asked_s = time.process_time() - asked_s
+            scraped = resident_bytes()
+            rendered = len(generate_latest(registry_of(FleetCollector(link.metrics))))
+            scraped = resident_bytes() - scraped
             users = await fleet.users_between(recent[0][0], recent[-1][0])
             assert not running.done(), running
             running.cancel()
             summed = sum(point.get("reads.requests", 0.0) > 0 for _, point in recent)
             line = SimulatedNode(0).summary(0)
-            print(
-                f"{nodes} nodes ({heard} heard at a time), {seconds} s, a summary is {len(line) / 1024:.0f} KiB"
-            )
+            print(f"{nodes} nodes ({heard} heard at a time), {seconds} s, a summary is {len(line) / 1024:.0f} KiB")
             print(f"memory: idle {idle / MIB:.1f} MiB, at the most {(peak - idle) / MIB:.1f} MiB above it")
             print(f"processor: {cpu_s / seconds:.3f} of a core")
             print(
@@ -166,6 +172,7 @@ async def measure(directory: Path, nodes: int, seconds: int, speed: float) -> No
                 f"{max(point['nodes.up'] for _, point in recent):.0f} nodes), {users.seen.count} users, "
                 f"{fleet.desk.turned_away} turned away, {fleet.files.failed} failed"
             )
+            print(f"/metrics: {rendered / MIB:.1f} MiB, for which another {scraped / MIB:.1f} MiB are taken")
             print(f"a chart of a month: {len(month)} points in {asked_s:.2f} s of a core")
     size = sum(path.stat().st_blocks * 512 for path in directory.rglob("*") if path.is_file())
     print(f"on the disk: {size / MIB:.0f} MiB")

@@ -324,7 +324,7 @@ async def test_the_keeper_hears_its_nodes_and_tells_of_each_second(tmp_path: Pat
 
     async with Fleet(tmp_path / "fleet", tell=Told()) as fleet:
         running = asyncio.create_task(fleet.run())
-        async with Link(tmp_path / "run" / "keeper.sock", answer, fleet.hear) as link:
+        async with Link(tmp_path / "run" / "keeper.sock", answer, hear=fleet.hear) as link:
             nodes = [
                 asyncio.create_task(report(link.path, f"node-{number}", lambda: summary(ready=True)))
                 for number in (1, 2)
