@@ -36,7 +36,7 @@ def turns(events: Iterable[tuple[int, AlertEvent]]) -> list[tuple[int, Turn]]:
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_a_page_comes_as_soon_as_promised_or_not_at_all(scenario: Scenario) -> None:
-    events = events_of(scenario)
+    events = [*events_of(scenario)]
     pages = [(at_s, event.alert) for at_s, event in events if event.wakes]
 
     if scenario.pages_within_s is None:

@@ -57,6 +57,14 @@ DEFINITIONS: Final[tuple[Definition, ...]] = (
         buckets=DURATION_BUCKETS_S,
     ),
     Definition(
+        name="seawall_requests_total",
+        kind="counter",
+        labels=("group", "outcome"),
+        meaning="Requests as the objectives count them: served in time (`in_time`) or not (`slow`; what the client "
+        "took to send or to read does not count), `refused`, or `failed`. Those whose client went away are left out.",
+        rises_when="more is asked; slow, refused and failed: what was promised is not kept",
+    ),
+    Definition(
         name="http_server_response_body_bytes_total",
         kind="counter",
         labels=("operation",),
@@ -299,6 +307,12 @@ DEFINITIONS: Final[tuple[Definition, ...]] = (
         kind="gauge",
         meaning="Open file descriptors.",
         rises_when="there are more connections and open files, or something leaks",
+    ),
+    Definition(
+        name="seawall_nodes_expected",
+        kind="gauge",
+        meaning="Nodes there should be, as the keeper sees it.",
+        rises_when="more of them are wanted",
     ),
     Definition(
         name="seawall_node_up",
