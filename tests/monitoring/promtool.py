@@ -1,27 +1,15 @@
 """Prometheus' own tools, and the scenarios as its unit tests."""
 
-import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
-from os import environ
 from pathlib import Path
 
-import pytest
 from tests.monitoring.scenarios import Scenario, points
+from tests.service.kit import need
 
 from seawall.monitoring.yaml_text import Value, yaml_of
 
 RUNS_FOR_S = 120.0
-
-
-def need(program: str) -> str:
-    """Return the path of a program; without it the test is skipped aloud, but never where `CI=true`."""
-    path = shutil.which(program)
-    if path is None and environ.get("CI") == "true":
-        pytest.fail(f"{program} is required here, and not installed")
-    if path is None:
-        pytest.skip(f"{program} is not installed")
-    return path
 
 
 def run(program: str, *arguments: str, text: str | None = None) -> str:

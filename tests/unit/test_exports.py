@@ -10,6 +10,9 @@ from seawall.monitoring.exports import prometheus_rules
 from seawall.monitoring.objectives import RULES, ObjectiveSettings, objectives_of
 from seawall.monitoring.yaml_text import yaml_of
 from seawall.telemetry.metrics import DEFINITIONS
+from seawall.telemetry.points import GROUPS
+from seawall.telemetry.seconds import Outcome, SecondCounts
+from seawall.telemetry.segments import SEGMENTS
 
 OBJECTIVES = objectives_of(ObjectiveSettings())
 
@@ -25,6 +28,36 @@ def test_only_metrics_that_are_there_are_asked_for() -> None:
     }
 
     assert named <= known
+
+
+def test_prometheus_counts_what_our_own_alerts_count() -> None:
+    counts = SecondCounts()
+    ends: list[tuple[str, Outcome, float]] = [
+        ("reads", Outcome.SERVED, 0.1),
+        ("reads", Outcome.SERVED, 0.6),
+        ("reads", Outcome.FAILED, 0.6),
+        ("reads", Outcome.GONE, 0.6),
+        ("reads", Outcome.GAVE_UP, 0.6),
+        ("writes", Outcome.REFUSED, 0.01),
+        ("writes", Outcome.SERVED, 3.0),
+        ("writes", Outcome.NO_ROOM, 0.1),
+        ("others", Outcome.SERVED, 0.1),
+    ]
+    for group, outcome, took_s in ends:
+        counts.observe(GROUPS.index(group), outcome, took_s, [took_s] + [0.0] * (len(SEGMENTS) - 1), moved_bytes=0)
+
+    exported = {tuple(sample["labels"]): sample["value"] for sample in counts.outcome_samples()}
+    point = counts.take()
+
+    for objective in OBJECTIVES:
+        good, bad = ["in_time", "slow"], ["slow"]
+        if objective.limit_s is None:
+            good, bad = ["in_time", "slow", "failed", "refused"], ["failed", "refused"]
+        total, wrong = (
+            sum(exported[group, outcome] for group in objective.groups for outcome in outcomes)
+            for outcomes in (good, bad)
+        )
+        assert objective.counts(point) == (total, wrong)
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ def _scarce() -> tuple[Graph, ...]:
             description="Lent and idle, how many there may be, and who waits for one.",
             unit="short",
             lines=(
-                ("{{state}}", "sum by (state) (db_client_connection_count)"),
+                ("{{state}}", "sum by (state) (db_client_connections)"),
                 ("at the most", "sum(db_client_connection_max)"),
                 ("tasks that wait", "sum(db_client_connection_pending_requests)"),
                 ("rows that wait", "sum(db_client_batch_pending_rows)"),
