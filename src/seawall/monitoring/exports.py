@@ -10,11 +10,11 @@ from typing import Final
 from seawall.monitoring.objectives import DAY, EVENTS_MIN, HOUR, MINUTE, RULES, BurnRule, Objective
 from seawall.monitoring.things import Severity
 from seawall.monitoring.watches import (
-    IN_A_ROW,
     LEVEL_SLOT_S,
     MISSED_MIN,
     RESTART_S,
     SILENCE,
+    SILENT_S,
     percent,
     while_of,
 )
@@ -183,7 +183,7 @@ def _others() -> Iterator[Value]:
         "SeawallNodes",
         Severity.PAGE,
         expression="absent(seawall_node_up)",
-        for_s=IN_A_ROW,
+        for_s=SILENT_S,
         summary="No node serves",
         description="No node reports to the keeper, or the keeper itself does not answer Prometheus.",
     )
