@@ -63,7 +63,7 @@ def unit_test(scenario: Scenario, *, fires_at_s: float | None) -> Value:
     if fires_at_s is None:
         looks.append({"eval_time": f"{ends_s}s", "expr": fired.format(more=""), "exp_samples": []})
     else:
-        more = ",rule='60s/10s'" if scenario.step_s == 1 else ",severity='page'"
+        more = ",rule='60s/10s'" if scenario.step_s <= 5 else ",severity='page'"
         give_s = max(2 * scenario.step_s, round(0.03 * fires_at_s))
         name = f'{{alertname="Seawall{scenario.alert.title()}"}}'
         before_s, after_s = (round(began_s + fires_at_s + give) for give in (-give_s, give_s))

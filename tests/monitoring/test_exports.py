@@ -1,12 +1,13 @@
 """What is exported is taken by the tools it is meant for, and fires like our own alerts."""
 
 import json
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
 import pytest
 from tests.monitoring.promtool import run, story, unit_test, write_tests
-from tests.monitoring.scenarios import SCENARIOS, seconds_to_page
+from tests.monitoring.scenarios import SCENARIOS, seconds_to_page, table
 
 from seawall.monitoring.dashboard import WIDTH, grafana_dashboard, graphs
 from seawall.monitoring.exports import SLOW_INTERVAL_S, Receivers, alertmanager_config, prometheus_rules
@@ -42,6 +43,21 @@ def test_the_rules_fire_as_our_own_alerts_do(tmp_path: Path, *, is_fast: bool) -
     said = run("promtool", "test", "rules", str(path))
 
     assert "SUCCESS" in said
+
+
+def test_prometheus_may_look_every_five_seconds(tmp_path: Path) -> None:
+    scenarios = [replace(scenario, step_s=5) for scenario in SCENARIOS if scenario.name in {"100 % fail", "30 % fail"}]
+    tests = [unit_test(scenario, fires_at_s=seconds_to_page(scenario)) for scenario in scenarios]
+
+    path = write_tests(
+        tmp_path, rules=prometheus_rules(OBJECTIVES, scrape_s=5, rules=RULES[:1]), tests=tests, every_s=5
+    )
+
+    assert "SUCCESS" in run("promtool", "test", "rules", str(path))
+
+
+def test_the_page_on_alerts_says_what_the_simulations_say() -> None:
+    assert table() in (Path(__file__).parents[2] / "docs" / "monitoring.md").read_text()
 
 
 def test_a_node_that_is_missing_and_one_that_is_not_there_are_told(tmp_path: Path) -> None:

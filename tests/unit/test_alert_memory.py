@@ -20,7 +20,7 @@ class Kept:
         self._fails = fails
 
     def recent(self, seconds: int) -> list[tuple[float, Point]]:
-        return [(self._began_s + at, self._points[at]) for at in range(len(self._points))][-seconds:]
+        return [(float(self._began_s + at), self._points[at]) for at in range(len(self._points))][-seconds:]
 
     async def series(
         self, since_s: float, until_s: float, points_max: int, *, names: Collection[str] | None = None
