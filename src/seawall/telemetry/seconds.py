@@ -127,6 +127,19 @@ class SecondCounts:
             taken[:] = counts
         return found
 
+    def outcome_samples(self) -> list[Sample]:
+        """Return how many requests there were in all, by group and by what became of them, as objectives ask."""
+        return [
+            number(count, group, outcome)
+            for group, counts in zip(GROUPS, self._counts, strict=True)
+            for outcome, count in (
+                ("in_time", counts[REQUESTS] - counts[FAILED] - counts[REFUSED] - counts[SLOW]),
+                ("slow", counts[SLOW]),
+                ("failed", counts[FAILED]),
+                ("refused", counts[REFUSED]),
+            )
+        ]
+
     def segment_samples(self) -> list[Sample]:
         """Return how long each segment was in all, by group."""
         return [
