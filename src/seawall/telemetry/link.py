@@ -1,7 +1,8 @@
 """The keeper's UNIX socket: nodes tell it how they are, commands ask it things.
 
-A line is a JSON object. A node says `{"node": …}` first and a summary each second after; a command
-says `{"ask": …}` and gets one line back. The socket lies in a directory only our own user may enter.
+A line is a JSON object. A node says `{"node": …}` with a summary each second, and may be told `{"knob": …}`: what to do
+differently from now on. A command says `{"ask": …}` and gets one line back. The socket lies in a directory only our own
+user may enter.
 """
 
 import asyncio
@@ -26,6 +27,8 @@ SUMMARY_INTERVAL_S = 1.0
 ANSWER_TIMEOUT_S = 30.0
 # A node not heard from for so long is not counted as serving.
 SILENCE_MAX_S = 5.0
+# A node that left so much unread does not listen.
+UNHEARD_MAX_BYTES = 64 * 1024
 
 
 class Link:
@@ -40,6 +43,7 @@ class Link:
         self.path = path
         self._answer = answer
         self._summaries: dict[str, tuple[float, Message]] = {}
+        self._writers: dict[str, asyncio.StreamWriter] = {}
         self._server: asyncio.Server | None = None
         self._conversations: set[asyncio.Task[None]] = set()
 
@@ -70,6 +74,17 @@ class Link:
             node: summary for node, (heard_s, summary) in self._summaries.items() if now_s - heard_s <= SILENCE_MAX_S
         }
 
+    def tell(self, node: str, message: Message) -> bool:
+        """Tell a node to do something differently; return False where it is not connected, or does not listen.
+
+        That it was told is no promise that it obeys: what is meant to last has an end, and is told again before that.
+        """
+        writer = self._writers.get(node)
+        if writer is None or writer.transport.get_write_buffer_size() > UNHEARD_MAX_BYTES:
+            return False
+        writer.write(_line(message))
+        return True
+
     def _begin(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         conversation = asyncio.ensure_future(self._converse(reader, writer))
         self._conversations.add(conversation)
@@ -86,10 +101,13 @@ class Link:
                 else:
                     node = str(message["node"])
                     self._summaries[node] = (monotonic_s(), message)
+                    self._writers[node] = writer
         except (OSError, ValueError, KeyError) as error:
             log.warning("link.broken", extra={"node": node, "error": str(error)})
         finally:
-            self._summaries.pop(node, None)
+            if self._writers.get(node) is writer:  # Else it came again, and this is its former connection.
+                del self._writers[node]
+                self._summaries.pop(node, None)
             writer.close()
 
     async def _reply(self, message: Message) -> Message:
@@ -99,28 +117,66 @@ class Link:
             return {"error": str(error)}
 
 
-async def report(path: Path, node: str, summary: Callable[[], Mapping[str, Any]]) -> None:
-    """Tell the keeper every second how this node is. Runs until cancelled.
+async def report(
+    path: Path,
+    node: str,
+    summary: Callable[[], Mapping[str, Any]],
+    *,
+    obey: Callable[[Message], None] | None = None,
+    begin: Callable[[], None] | None = None,
+) -> None:
+    """Tell the keeper every second how this node is, and do what it says. Runs until cancelled.
 
     A keeper that is away is no reason to stop: the next one will listen.
+
+    Args:
+        path: of the socket.
+        node: its name.
+        summary: gives what is told. It is asked each second, also while nobody listens: each tells of its second.
+        obey: is told what the keeper says.
+        begin: is called when somebody listens who may not have heard what was told before.
     """
     while True:
         try:
-            _, writer = await asyncio.open_unix_connection(path)
+            reader, writer = await asyncio.open_unix_connection(path, limit=LINE_MAX_BYTES)
         except OSError:
+            summary()
             await asyncio.sleep(SUMMARY_INTERVAL_S)
             continue
+        listening = asyncio.create_task(_listen(reader, obey), name="listen to keeper")
         try:
+            if begin is not None:
+                begin()
+            due_s = monotonic_s()
             while True:
                 writer.write(_line({"node": node, **summary()}))
                 await writer.drain()
-                await asyncio.sleep(SUMMARY_INTERVAL_S)
+                # A second from the last time it was due, not from now; what was missed is not made up for.
+                now_s = monotonic_s()
+                due_s = max(due_s + SUMMARY_INTERVAL_S, now_s)
+                await asyncio.sleep(due_s - now_s)
         except OSError:
             await asyncio.sleep(SUMMARY_INTERVAL_S)
         finally:
+            listening.cancel()
+            await asyncio.wait([listening])
             writer.close()
             with suppress(OSError):
                 await writer.wait_closed()
+
+
+async def _listen(reader: asyncio.StreamReader, obey: Callable[[Message], None] | None) -> None:
+    """Hand on what the keeper says until it goes away; what cannot be understood or obeyed is logged, and no more."""
+    with suppress(OSError, ValueError):  # It is gone, or says something that has no end.
+        while line := await reader.readline():
+            try:
+                message: Message = json.loads(line)
+                if obey is not None:
+                    obey(message)
+            except Exception as error:
+                log.exception(
+                    "link.not_obeyed", extra={"said": line[:200].decode(errors="replace"), "error": repr(error)}
+                )
 
 
 async def ask(path: Path, question: str, **details: Any) -> Any:

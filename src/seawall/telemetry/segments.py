@@ -4,13 +4,15 @@ A request has one stopwatch. Whoever makes it wait says for what, and what is no
 task, as the purpose does, and stays with the request's own task: work that goes on beside it is not waited for twice.
 """
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from enum import IntEnum
-from typing import Final
+from typing import Final, TypeVar
 
 from seawall.clock import monotonic_s
+
+T = TypeVar("T")
 
 
 class Segment(IntEnum):
@@ -58,6 +60,12 @@ class Stopwatch:
 
 STOPWATCH: Final[ContextVar[Stopwatch | None]] = ContextVar("stopwatch", default=None)
 """The stopwatch of the request the running task works for; None where it works for none."""
+
+
+async def unwatched(work: Awaitable[T]) -> T:
+    """Do some work in a task of its own, beside the request's: it is not waited for twice."""
+    STOPWATCH.set(None)
+    return await work
 
 
 @contextmanager
