@@ -184,8 +184,5 @@ def _usual_share(points: Sequence[Point], what: str) -> float:
 
 
 def _quantile(ordered: Sequence[float], part: float) -> float:
-    """Return the value which this part of the others does not exceed, between the nearest two."""
-    at = part * (len(ordered) - 1)
-    low = math.floor(at)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (at - low)
+    """Return the smallest value that at least this part does not exceed: one that was measured."""
+    return ordered[max(0, math.ceil(part * len(ordered) - 1e-9) - 1)]

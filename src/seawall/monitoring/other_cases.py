@@ -188,7 +188,7 @@ def processor(scene: Scene) -> Case:
     up, expected = seen.last("nodes.up"), seen.last("nodes.expected")
     cleared = f"nodes were kept from running for {part(waited)} of the time, event loops are late by {duration(lag_s)}"
     if machine is not None and machine >= 0.5:
-        cleared += f"; the machine is busy ({part(machine)}), but nodes do not wait for it"
+        cleared += f"; the machine is busy ({part(machine)}), but not at their cost"
     case = Case(
         layer=Layer.PROCESSOR,
         segments=IN_NODE,
