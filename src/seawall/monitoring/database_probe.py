@@ -17,8 +17,8 @@ from typing import Any, Final
 from seawall.clock import monotonic_s, wall_s
 from seawall.database import Endpoint, load_queries
 from seawall.database.knock import answers
+from seawall.database.session import DRIVER_ERRORS, open_session
 from seawall.database.session import Session as Connection
-from seawall.database.session import open_session
 from seawall.errors import DatabaseDown, SeawallError
 from seawall.monitoring import local_postgres
 from seawall.monitoring.database_sight import (
@@ -84,6 +84,7 @@ class DatabaseProbe:
         self._connection: Connection | None = None
         self._seen = NOTHING_SEEN
         self._asked_s: float | None = None
+        self._unanswered_since_s: float | None = None
         self._other_way_answers: bool | None = None
         self._postmaster: int | None = None
         self._other_way: Endpoint | None = None
@@ -108,10 +109,8 @@ class DatabaseProbe:
     @property
     def sight(self) -> DatabaseSight:
         """What is known at this moment. A look that waits for its answer counts with how long it has waited."""
-        if self._asked_s is not None:
-            waits_s = monotonic_s() - self._asked_s
-            if waits_s > max(SLOW_S, self._seen.answer_s if not self._seen.up else 0.0):
-                return self._not_up(Trouble.SILENT, "no answer", waits_s)
+        if self._asked_s is not None and monotonic_s() - self._asked_s > SLOW_S:
+            return self._not_up(Trouble.SILENT, "no answer")
         return self._seen
 
     def point(self) -> dict[str, float]:
@@ -141,6 +140,9 @@ class DatabaseProbe:
                 if not looking.done():
                     await self._knock()
             await looking
+            if self._seen.trouble is Trouble.SILENT:
+                await self._knock()
+                self._seen = replace(self._seen, other_way_answers=self._other_way_answers)
         finally:
             looking.cancel()
             await asyncio.gather(looking, return_exceptions=True)
@@ -165,13 +167,14 @@ class DatabaseProbe:
 
     async def _look(self) -> None:
         self._asked_s = began_s = monotonic_s()
+        self._unanswered_since_s = self._unanswered_since_s or began_s
         try:
             if self._connection is None:
                 await self._connect()
             assert self._connection is not None
             found = await self._connection.value(QUERIES["look"].sql, self._role, within_s=GIVEN_UP_S)
-        except (SeawallError, OSError) as error:
-            self._note_failure(error, began_s)
+        except (SeawallError, *DRIVER_ERRORS) as error:
+            self._note_failure(error)
         else:
             self._note(json.loads(found), began_s)
         finally:
@@ -206,24 +209,23 @@ class DatabaseProbe:
             answer_s=monotonic_s() - began_s,
             cores=self._cores(),
         )
+        self._unanswered_since_s = self._other_way_answers = None
         before = self._seen
         self._seen = replace(sight, last_trouble=before.last_trouble, last_trouble_s=before.last_trouble_s)
         if found["in_recovery"] and len(self._endpoints) > 1:
             # Another may take writes by now. What was seen of this one stays until that is known.
             self._next()
 
-    def _note_failure(self, error: BaseException, began_s: float) -> None:
-        if self._connection is not None and isinstance(error, SeawallError) and not self._connection.is_lost:
-            lasted_s = monotonic_s() - began_s
-            trouble, words = trouble_of(error)
-            self._seen = self._not_up(trouble, words, lasted_s)
-            if lasted_s < GIVEN_UP_S / 2:
-                return
-        had = self._connection is not None
+    def _note_failure(self, error: BaseException) -> None:
         trouble, words = trouble_of(error)
-        self._seen = self._not_up(Trouble.LOST if had and trouble is Trouble.OTHER else trouble, words, 0.0)
+        # What the server declined it has answered, in time: the session is good.
+        is_good = self._connection is not None and not self._connection.is_lost and trouble is not Trouble.SILENT
+        if self._connection is not None and not is_good and trouble is Trouble.OTHER:
+            trouble = Trouble.LOST
+        self._seen = self._not_up(trouble, words)
         self._fell = True
-        self._next()
+        if not is_good:
+            self._next()
 
     def _next(self) -> None:
         self._drop()
@@ -234,12 +236,13 @@ class DatabaseProbe:
             self._connection.drop()
             self._connection = None
 
-    def _not_up(self, trouble: Trouble, words: str, lasted_s: float) -> DatabaseSight:
+    def _not_up(self, trouble: Trouble, words: str) -> DatabaseSight:
+        now_s = monotonic_s()
         return replace(
             self._seen,
             at_s=wall_s(),
             up=False,
-            answer_s=lasted_s,
+            answer_s=now_s - (self._unanswered_since_s or now_s),
             trouble=trouble,
             words=words,
             last_trouble=trouble,
