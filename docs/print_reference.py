@@ -15,7 +15,6 @@ import click
 from seawall.access.callers import QUERIES as ACCESS
 from seawall.cli import seawall
 from seawall.database import Query
-from seawall.monitoring.database_probe import QUERIES as MONITORING
 from seawall.objects.buckets import QUERIES as OBJECTS
 from seawall.objects.store import LIST_PAGE
 from seawall.objects.sweeper import QUERIES as SWEEPER

@@ -21,6 +21,9 @@ LOCK_WAIT_LONG_S: Final = 2.0
 STATEMENT_LONG_S: Final = 3.0
 """Ours take milliseconds, and a report of others is nobody's business before it has run for so long."""
 
+SLOWER_S: Final = 0.01
+"""Added to a request, on the mean of all: what only began or has grown cold costs less."""
+
 REPLICA_LATE_S: Final = 5.0
 BUSY: Final = 0.9
 BUSY_USUALLY: Final = 0.75
@@ -154,7 +157,7 @@ def statements(scene: Scene) -> Case:
             "state = 'active' order by query_start;",
             culprit=culprit_of(longest),
         )
-    if share >= 0.5 and seen.harm.added_per_request_s >= 0.005 and not scene.was_down:
+    if share >= 0.5 and seen.harm.added_per_request_s >= SLOWER_S and not scene.was_down:
         return case.charged(
             0.6,
             f"Statements take longer than usual: {part(share)} of the added time is spent in them{uses}.",

@@ -282,7 +282,8 @@ def demand(scene: Scene) -> Case:
     )
     more = usual is not None and harm.per_s >= CROWD * max(usual, USUAL_LEAST_PER_S)
     is_refusing = harm.more_refused >= TURNED_AWAY_MUCH
-    if not (_is_pressed(scene) and (more or (is_refusing and pace is not None))):
+    is_queueing = (seen.high("gate.level") or 0.0) >= 1
+    if not (_is_pressed(scene) and ((more and (is_refusing or is_queueing)) or (is_refusing and pace is not None))):
         return case
     times = f"{harm.per_s / usual:.1f} times the usual {amount(usual)}" if usual else "what is usual is not known"
     return case.charged(
