@@ -17,6 +17,9 @@ WAITED_MUCH: Final = 0.2
 
 FIRST_BYTE_LATE_S: Final = 0.05
 DRAIN_SLOW_S: Final = 0.5
+CLIENTS_SLOW_S: Final = 0.004
+"""Added to a request by waiting for its client, on the mean of all: most have no body and are not waited for."""
+
 RESET_MANY: Final = 5
 VANISHED: Final = 0.35
 """Of the usual requests, that come all the same where the rest does not arrive."""
@@ -115,7 +118,7 @@ def network(scene: Scene) -> Case:
     if seen.is_raised("clients.first_byte_s", by=FIRST_BYTE_LATE_S, times=3):
         late = f"new connections say nothing for {duration(first_s)}, usually {duration(usual_first_s)}"
         found.append((0.75, late))
-    if share >= 0.5 and harm.added_per_request_s >= 2 * PRESSED_S:
+    if share >= 0.6 and harm.added_per_request_s * share >= CLIENTS_SLOW_S:
         found.append((0.75, f"{part(share)} of the added time is spent waiting for clients"))
     if seen.is_raised("clients.drain_s", by=DRAIN_SLOW_S, times=3):
         found.append((0.7, f"clients take {duration(drain_s)} for each MiB, usually {duration(usual_drain_s)}"))
