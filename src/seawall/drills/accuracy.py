@@ -26,6 +26,9 @@ from seawall.telemetry.link import ask
 ASKED_AFTER_S: Final = 8.0
 """An alert takes a few seconds, and a diagnosis may take ten more."""
 
+USUAL_FOR_S: Final = 20
+"""How long the load is on before anything is broken: a keeper knows what is usual from more than a few seconds."""
+
 UNKNOWN: Final = "unknown"
 
 
@@ -77,7 +80,8 @@ async def try_one(fault: Fault, *, seconds: float = SECONDS) -> Trial:
     heard = _Heard()
     try:
         async with asyncio.timeout(WHOLE_MAX_S + seconds):
-            await rehearse(fault, seconds=max(seconds, ASKED_AFTER_S + 1), during=heard.listen)
+            lasts_s = max(seconds, ASKED_AFTER_S + 1)
+            await rehearse(fault, seconds=lasts_s, before_s=USUAL_FOR_S, during=heard.listen)
     except (CannotRehearse, InstanceFailed, GeneratorFailed, SeawallError, TimeoutError, OSError) as error:
         if heard.answer is None:
             return Trial(fault=fault, why=str(error) or "it took too long")

@@ -246,14 +246,16 @@ async def rehearse(
     fault: Fault,
     *,
     seconds: float = SECONDS,
+    before_s: int = BEFORE_S,
     tell: Callable[[str], None] = lambda _: None,
     hear: Callable[[Progress], None] = lambda _: None,
     during: Callable[[Instance], Coroutine[object, object, None]] | None = None,
 ) -> Rehearsal:
     """Break something for so long, on a service under load, put it right, and say how it went.
 
-    Whatever happens, nothing is left of it. `tell` hears what is begun, `hear` each second of the load. `during` is
-    what is done while it is broken; it is ended when it is put right.
+    Whatever happens, nothing is left of it. The load is on for `before_s` before anything is broken. `tell` hears what
+    is begun, `hear` each second of the load. `during` is what is done while it is broken; it is ended when it is put
+    right.
 
     Raises:
         CannotRehearse: what the fault needs cannot be had here.
@@ -268,8 +270,16 @@ async def rehearse(
         missing = fault.missing(scene.place)
         if missing:
             raise CannotRehearse(f"it needs {', and '.join(missing)}")
-        ledger = directory / "ledger"
-        return await _perform(scene, fault, seconds=seconds, ledger=ledger, tell=tell, hear=hear, during=during)
+        return await _perform(
+            scene,
+            fault,
+            seconds=seconds,
+            before_s=before_s,
+            ledger=directory / "ledger",
+            tell=tell,
+            hear=hear,
+            during=during,
+        )
 
 
 async def rehearse_each(
@@ -421,6 +431,7 @@ async def _perform(
     fault: Fault,
     *,
     seconds: float,
+    before_s: int,
     ledger: Path,
     tell: Callable[[str], None],
     hear: Callable[[Progress], None],
@@ -430,7 +441,7 @@ async def _perform(
     steady, enough = asyncio.Event(), asyncio.Event()
 
     def listen(progress: Progress) -> None:
-        if progress.second + 1 >= BEFORE_S:
+        if progress.second + 1 >= before_s:
             steady.set()
         hear(progress)
 

@@ -15,6 +15,7 @@ DISK_SLOW_S: Final = 0.003
 WAITED_MUCH: Final = 0.2
 """Of its time, that a node was ready to run and was not let."""
 
+BUSY_MACHINE: Final = 0.5
 FIRST_BYTE_LATE_S: Final = 0.05
 DRAIN_SLOW_S: Final = 0.5
 CLIENTS_SLOW_S: Final = 0.004
@@ -60,7 +61,7 @@ def disk(scene: Scene) -> Case:
         where, left = ("where the blobs are", free) if blobs_full else ("where the database is", database_free)
         return replace(case, segments=frozenset({Segment.DISK, *IN_DATABASE}), refuses=True).charged(
             0.98,
-            f"There is no room on the disk {where}: {size(left)} left; {amount(refused)} writes were refused for it.",
+            f"There is no room on the disk {where}: {counted(refused, 'write')} refused for it, {size(left)} left.",
             "Find what grew: `df -h`, `du -xsh /var/lib/seawall/*`; replication slots nobody reads keep PostgreSQL's "
             "log (select slot_name, active from pg_replication_slots;).",
             "Give it more room, or delete objects and run `seawall gc`. Reads go on meanwhile.",
@@ -189,8 +190,11 @@ def processor(scene: Scene) -> Case:
     waited, usual_waited = seen.high("cpu.waited"), seen.usual("cpu.waited")
     lag_s, machine = seen.high("loop.lag_s"), seen.high("cpu.machine")
     up, expected = seen.last("nodes.up"), seen.last("nodes.expected")
-    cleared = f"nodes were kept from running for {part(waited)} of the time, event loops are late by {duration(lag_s)}"
-    if machine is not None and machine >= 0.5:
+    cleared = (
+        f"nodes were kept from running for {part(waited)} of the time (usually {part(usual_waited)}), and event loops "
+        f"are late by {duration(lag_s)}"
+    )
+    if machine is not None and machine >= BUSY_MACHINE and (waited or 0.0) < WAITED_MUCH:
         cleared += f"; the machine is busy ({part(machine)}), but not at their cost"
     case = Case(
         layer=Layer.PROCESSOR,
