@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from seawall.monitoring.cases import Tenant
 from seawall.monitoring.database_sight import DatabaseSight, Holder, ReplicaSight, Session, Trouble, behind, masked
-from seawall.monitoring.diagnosis import diagnose
+from seawall.monitoring.diagnosis import as_text, diagnose
 from seawall.monitoring.things import Diagnosis, Layer
 from seawall.telemetry.points import NAMES, Point
 from seawall.telemetry.segments import Segment
@@ -369,6 +369,13 @@ def test_the_blocker_is_named_so_that_it_can_be_stopped() -> None:
     assert (found.culprit.kind, found.culprit.number, found.culprit.started_s) == ("session", 4711, 900.0)
     assert any("pg_terminate_backend(4711)" in line for line in found.advice)
     assert found.share == pytest.approx(1.0, abs=0.01)
+
+
+def test_it_reads_as_a_page() -> None:
+    text = as_text(asked(CASES["everybody waits for a lock"]))
+
+    assert text.startswith("Suspected: locks (100% of what users notice)\n4 sessions wait for a lock")
+    assert "\n  - disk: a small write takes 2.0 ms" in text
 
 
 def test_the_account_is_named_that_takes_more_than_its_share() -> None:

@@ -17,6 +17,9 @@ from seawall.telemetry.segments import SEGMENTS, Segment
 BASELINE_LEAST: Final = 3
 """From fewer seconds nothing is said about what is usual."""
 
+GROUP_LEAST: Final = 10
+"""Of fewer requests, one that is slow says nothing of the others."""
+
 SPREADS: Final = 3.0
 """Further from the usual than so many times its spread is not usual."""
 
@@ -138,17 +141,26 @@ class Comparison:
             added_per_request_s=sum(added.values()) / admitted if admitted >= 1 else 0.0,
         )
 
+    def added_to_each_s(self, segment: Segment) -> float:
+        """Return what was added in a segment to each request of the group in which that is most: reads, writes, others.
+
+        Few write where many read, and what makes only writes slow is little on the mean of all.
+        """
+        admitted = {group: sum(_admitted(point, group) for point in self.now) for group in GROUPS}
+        return max(
+            (self._added_in_s(segment, group) / count for group, count in admitted.items() if count >= GROUP_LEAST),
+            default=0.0,
+        )
+
     def _added_s(self, segment: Segment) -> float:
         """Return the seconds spent in a segment beyond what so many requests of each group usually spend there."""
+        return sum(self._added_in_s(segment, group) for group in GROUPS)
+
+    def _added_in_s(self, segment: Segment, group: str) -> float:
         name = f"segment.{segment.name.lower()}"
-        return sum(
-            max(
-                0.0,
-                math.fsum(point.get(f"{group}.{name}", 0.0) for point in self.now)
-                - sum(_admitted(point, group) for point in self.now) * self._usual_s(group, name),
-            )
-            for group in GROUPS
-        )
+        spent_s = math.fsum(point.get(f"{group}.{name}", 0.0) for point in self.now)
+        usually_s = sum(_admitted(point, group) for point in self.now) * self._usual_s(group, name)
+        return max(0.0, spent_s - usually_s)
 
     def _usual_s(self, group: str, name: str) -> float:
         """Return the median of what a request of the group took, over the seconds that had any."""

@@ -96,6 +96,26 @@ def diagnose(
     )
 
 
+def as_text(found: Diagnosis) -> str:
+    """Return a diagnosis as people read it: whom, why, what to do, and who it is not."""
+    share = "" if found.share is None else f" ({part(found.share)} of what users notice)"
+    return "\n".join(
+        [
+            f"Suspected: {'nobody' if found.suspect is None else found.suspect}{share}",
+            found.mechanism,
+            "",
+            "What to do:",
+            *(f"  - {line}" for line in found.advice),
+            "",
+            "Evidence:",
+            *(f"  - {line}" for line in found.evidence),
+            "",
+            "Ruled out:",
+            *(f"  - {one.layer}: {one.reason}" for one in found.ruled_out),
+        ]
+    )
+
+
 def weight(case: Case, harm: Harm) -> float:
     """Return how much a case is worth: how sure it is, and how much of what users notice it explains."""
     share = explained(case, harm)

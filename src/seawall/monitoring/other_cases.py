@@ -9,8 +9,8 @@ from seawall.monitoring.words import amount, counted, duration, part, size, vers
 from seawall.telemetry.segments import Segment
 
 PROBE_SLOW_S: Final = 0.1
-DISK_SLOW_S: Final = 0.003
-"""Added to a request by the disk, on the mean of all, is not chance any more."""
+DISK_SLOW_S: Final = 0.02
+"""Added to each request by the disk: several times what a sync takes on a disk that is well."""
 
 WAITED_MUCH: Final = 0.2
 """Of its time, that a node was ready to run and was not let."""
@@ -18,8 +18,8 @@ WAITED_MUCH: Final = 0.2
 BUSY_MACHINE: Final = 0.5
 FIRST_BYTE_LATE_S: Final = 0.05
 DRAIN_SLOW_S: Final = 0.5
-CLIENTS_SLOW_S: Final = 0.004
-"""Added to a request by waiting for its client, on the mean of all: most have no body and are not waited for."""
+CLIENTS_SLOW_S: Final = 0.02
+"""Added to each request by waiting for its client: a few packets on a way that is narrow or far."""
 
 RESET_MANY: Final = 5
 VANISHED: Final = 0.35
@@ -73,7 +73,7 @@ def disk(scene: Scene) -> Case:
             f"The disk failed {counted(errors, 'read or write', 'reads and writes')}.{said}",
             "Look at `dmesg` and at the disk's health (`smartctl -a /dev/DISK`); then run `seawall scrub`.",
         )
-    in_disk = share >= 0.4 and seen.harm.added_per_request_s * share >= DISK_SLOW_S
+    in_disk = share >= 0.4 and seen.added_to_each_s(Segment.DISK) >= DISK_SLOW_S
     if in_disk or seen.is_raised("disk.probe_s", by=PROBE_SLOW_S, times=3):
         return case.charged(
             0.9 if in_disk else 0.55,
@@ -119,7 +119,7 @@ def network(scene: Scene) -> Case:
     if seen.is_raised("clients.first_byte_s", by=FIRST_BYTE_LATE_S, times=3):
         late = f"new connections say nothing for {duration(first_s)}, usually {duration(usual_first_s)}"
         found.append((0.75, late))
-    if share >= 0.6 and harm.added_per_request_s * share >= CLIENTS_SLOW_S:
+    if share >= 0.6 and seen.added_to_each_s(Segment.NETWORK) >= CLIENTS_SLOW_S:
         found.append((0.75, f"{part(share)} of the added time is spent waiting for clients"))
     if seen.is_raised("clients.drain_s", by=DRAIN_SLOW_S, times=3):
         found.append((0.7, f"clients take {duration(drain_s)} for each MiB, usually {duration(usual_drain_s)}"))
