@@ -17,6 +17,9 @@ from seawall.telemetry.segments import SEGMENTS, Segment
 BASELINE_LEAST: Final = 3
 """From fewer seconds nothing is said about what is usual."""
 
+NUMBER_MAX: Final = 1e15
+"""More of anything is not measured, it is a mistake; nor is what is no number."""
+
 GROUP_LEAST: Final = 10
 """Of fewer requests, one that is slow says nothing of the others."""
 
@@ -174,7 +177,7 @@ class Comparison:
 
 def _measured(point: Point) -> Point:
     """Return what of a point is a number that can be reckoned with."""
-    return {name: value for name, value in point.items() if math.isfinite(value)}
+    return {name: value for name, value in point.items() if abs(value) < NUMBER_MAX}
 
 
 def _admitted(point: Point, group: str) -> float:
