@@ -5,6 +5,7 @@ The simulations of our own alerts and the unit tests of the exported Prometheus 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 from seawall.monitoring.alerts import AlertBook, AlertEvent
 from seawall.monitoring.objectives import HOUR, ObjectiveSettings, objectives_of
@@ -58,7 +59,7 @@ def burn(name: str, *, hours: float, pages_within_s: float, healthy_s: int, **ba
         phases=(Phase(seconds=healthy_s), Phase(seconds=int(hours * HOUR), **bad)),
         pages_within_s=pages_within_s,
         rate_per_s=10,
-        step_s=10,
+        step_s=30,
     )
 
 
@@ -142,19 +143,18 @@ def book() -> AlertBook:
     return AlertBook(objectives_of(ObjectiveSettings()))
 
 
-def events_of(scenario: Scenario) -> list[tuple[float, AlertEvent]]:
-    """Return what a fresh book makes of a scenario: the seconds since its second phase began, and the event.
+def events_of(scenario: Scenario) -> Iterator[tuple[float, AlertEvent]]:
+    """Yield what a fresh book makes of a scenario: the seconds since its second phase began, and the event.
 
     A second is over when its point is looked at, so what the first bad second brings is noticed 1 s after it began.
     """
     alerts, healthy_s = book(), scenario.phases[0].seconds
-    return [
-        (second + 1 - healthy_s, event)
-        for second, now in enumerate(points(scenario))
-        for event in alerts.observe(BEGIN_S + second, now, 1000.0 + second)
-    ]
+    for second, now in enumerate(points(scenario)):
+        for event in alerts.observe(BEGIN_S + second, now, 1000.0 + second):
+            yield second + 1 - healthy_s, event
 
 
+@cache
 def seconds_to_page(scenario: Scenario) -> float | None:
     """Return how long after its second phase began a scenario wakes somebody."""
     return next((at_s for at_s, event in events_of(scenario) if event.wakes), None)
