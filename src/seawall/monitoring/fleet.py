@@ -8,8 +8,7 @@ memory moves along, so that whoever looks back always sees an unbroken stretch t
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -50,6 +49,10 @@ class Tell(Protocol):
         ...
 
 
+Each = Callable[[float, Point, Sequence[Sequence[float]]], None]
+"""Tenants are rows as nodes tell them: account number, requests, seconds of work, refused."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tenant:
     """What an account took of the fleet in the last 10 s; `share` is its part of all work.
@@ -70,13 +73,14 @@ class Fleet:
     Args:
         directory: of its files, which is made.
         tell: is told when a node is silent and when it is back, and when the clock was set.
+        each: is given each second, once and in order: the time it began at, its point, and its largest tenants.
     """
 
-    def __init__(self, directory: Path, *, tell: Tell) -> None:
+    def __init__(self, directory: Path, *, tell: Tell, each: Each | None = None) -> None:
         self.files = FleetFiles(directory)
         self.desk = Desk()
         self._tell = tell
-        self._stack = AsyncExitStack()
+        self._each = each
         # A second begins where it began on the wall clock when we started; `_shift` is what was set since.
         self._offset_s = wall_s() - monotonic_s()
         self._looked_offset_s = self._offset_s
@@ -90,13 +94,13 @@ class Fleet:
         self._new_users: dict[int, Users] = {}
         self._tenants: deque[tuple[int, dict[int, list[float]]]] = deque()
         self._another = asyncio.Event()
+        self.strange_users = 0
+        """How many accounts were told of whose number no account can have; they are in no count."""
 
     def __repr__(self) -> str:
         return f"<Fleet {len(self._past)} seconds, {len(self._silent)} silent nodes>"
 
     async def __aenter__(self) -> Self:
-        await self._stack.enter_async_context(self.desk)
-        self._stack.callback(self.files.close)
         now_s = self._clock_s()
         try:
             past, minutes = await self.desk.ask(lambda: self._load(now_s), LOAD_WITHIN_S)
@@ -112,7 +116,8 @@ class Fleet:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._write(nodes={}, longer=self._unfinished())
-        await self._stack.aclose()
+        self.desk.put(self.files.close)
+        await self.desk.close()
 
     # What comes in.
 
@@ -227,7 +232,6 @@ class Fleet:
             if number >= first:
                 _add_up(sums, tenants)
         everything_s = sum(total(point, "seconds") for _, point in self.recent(TENANTS_S))
-        largest = sorted(sums.items(), key=lambda item: item[1][1:], reverse=True)[:TENANTS_MAX]
         return [
             Tenant(
                 number=account,
@@ -236,7 +240,7 @@ class Fleet:
                 refused=refused,
                 share=min(seconds / everything_s, 1.0) if everything_s > 0 else 0.0,
             )
-            for account, (requests, seconds, refused) in largest
+            for account, (requests, seconds, refused) in _largest(sums)
         ]
 
     def silent(self) -> Mapping[str, float]:
@@ -321,6 +325,12 @@ class Fleet:
         self._write(at_s=at_s, fleet=point, nodes=second.nodes, longer=[*cut_short, *finished])
         another, self._another = self._another, asyncio.Event()
         another.set()
+        if self._each is not None:
+            try:
+                self._each(at_s, point, self._tenants_of(second.number))
+            except Exception as error:
+                # A mistake in what is made of a second must not be the end of all others.
+                log.exception("fleet.second_not_taken", extra={"at_s": at_s, "error": repr(error)})
 
     def _add_nodes(self, point: dict[str, float], now_s: float) -> None:
         ages_s = self._seconds.ages_s(now_s + self._offset_s)
@@ -358,6 +368,11 @@ class Fleet:
                 points.append(point)
         return step_s, float(begin), rolled(reversed(points))
 
+    def _tenants_of(self, number: int) -> list[list[float]]:
+        """Return the largest tenants of what was heard in a second, over all nodes."""
+        found = next((tenants for known, tenants in self._tenants if known == number), {})
+        return [[account, *sums] for account, sums in _largest(found)]
+
     def _write(
         self,
         *,
@@ -386,8 +401,9 @@ class Fleet:
             passed_over = found.seen.add(users.get("seen") or ())
             passed_over += found.failed.add(users.get("failed") or ())
             found.claim(users.get("claimed") or ())
-        if passed_over:
+        if passed_over and not self.strange_users:
             log.warning("fleet.strange_users", extra={"users": passed_over})
+        self.strange_users += passed_over
 
     def _note_tenants(self, tenants: Iterable[Iterable[Any]], number: int) -> None:
         while self._tenants and self._tenants[0][0] < number - TENANTS_S:
@@ -410,6 +426,11 @@ def canonical(point: Mapping[str, Any]) -> dict[str, float]:
         for name in NAMES
         if (value := point.get(name)) is not None and isfinite(value)
     }
+
+
+def _largest(tenants: Mapping[int, list[float]]) -> list[tuple[int, list[float]]]:
+    """Return those who took most work; where that is the same, those who were refused more."""
+    return sorted(tenants.items(), key=lambda item: item[1][1:], reverse=True)[:TENANTS_MAX]
 
 
 def _add_up(sums: dict[int, list[float]], tenants: Mapping[int, list[float]]) -> None:
