@@ -146,7 +146,7 @@ async def measure(directory: Path, nodes: int, seconds: int, speed: float) -> No
             while not link.summaries() and not sending.done():
                 await asyncio.sleep(0.01)
             cpu_s, heard = time.process_time(), 0
-            until_s = time.monotonic() + seconds / speed - 1.0
+            until_s = time.monotonic() + seconds / speed - 10.0
             while not sending.done() and time.monotonic() < until_s:
                 await asyncio.sleep(0.2)
                 peak = max(peak, resident_bytes())
