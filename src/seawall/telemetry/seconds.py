@@ -72,7 +72,7 @@ class SecondCounts:
         return f"<SecondCounts {', '.join(told)}>"
 
     def observe(
-        self, group: int, outcome: Outcome, duration_s: float, sums_s: Sequence[float], *, moved_bytes: int
+        self, group: int, outcome: Outcome, duration_s: float, sums_s: Sequence[float], moved_bytes: int
     ) -> bool:
         """Count one request that has ended; return whether it counts against us.
 
@@ -88,8 +88,8 @@ class SecondCounts:
             moved_bytes: of the bodies of request and answer.
         """
         counts = self._counts[group]
-        own_s = duration_s - sums_s[_NETWORK]
-        is_late = own_s > self._slow_s[group] and own_s > self._slow_s[group] + moved_bytes / MOVED_BYTES_PER_S
+        own_s, slow_s = duration_s - sums_s[_NETWORK], self._slow_s[group]
+        is_late = own_s > slow_s and own_s > slow_s + moved_bytes / MOVED_BYTES_PER_S
         if not outcome:
             if is_late:
                 counts[SLOW] += 1
