@@ -23,7 +23,7 @@ NUMBER_MAX: Final = 1e15
 GROUP_LEAST: Final = 10
 """Of fewer requests, one that is slow says nothing of the others."""
 
-SPREADS: Final = 3.0
+SPREADS: Final = 2.0
 """Further from the usual than so many times its spread is not usual."""
 
 
