@@ -347,7 +347,9 @@ class Batcher:
         self.sent_s = started_s
         self.under_way += len(batch)
         for waiter in batch:
-            _switch(waiter, IS_AT_THE_SERVER, started_s)
+            watch = waiter.watch
+            if watch is not None and not waiter.answer.done():  # As `_switch`.
+                watch.switch(IS_AT_THE_SERVER, started_s)
         if not self._identity_width:
             self._asked[id(batch)] = batch
         try:

@@ -11,7 +11,7 @@ import asyncpg
 
 from seawall.clock import monotonic_s
 from seawall.database.balancer import REPLICA_PATIENCE_S, Balancer
-from seawall.database.batching import Batcher
+from seawall.database.batching import WAITS, Batcher
 from seawall.database.endpoint import Endpoint
 from seawall.database.pool import CONNECTION_LOST, Connection, Lender, Pool, in_our_words
 from seawall.database.queries import Query
@@ -186,7 +186,15 @@ class Database:
                     return await self._read_stale(query, key, stale)
             if query.gives_xmin:
                 batcher = self._chosen(query, batcher, self.balancer.readers)
-        return await batcher.ask(key, deadline_s=self._deadline_s())
+        # As `Batcher.ask`, without a coroutine of its own: this is done for every request.
+        watch = STOPWATCH.get()
+        if watch is None:
+            return await batcher.submit(key, deadline_s=self._deadline_s())
+        before = watch.switch(WAITS, monotonic_s())
+        try:
+            return await batcher.submit(key, deadline_s=self._deadline_s(), watch=watch)
+        finally:
+            watch.switch(before, monotonic_s())
 
     def _chosen(self, query: Query, at_primary: Batcher, readers: Sequence[Server]) -> Batcher:
         """Return the better one of two places, chosen at random, where this can be read."""

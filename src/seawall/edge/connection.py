@@ -41,6 +41,8 @@ TURN_BYTES = 1024 * 1024
 # a thousand of them exhaust what the kernel has for all connections: 2.1 GiB against 0.2 (tcp(7), tcp_mem).
 UNSENT_MAX_BYTES = 256 * 1024
 NEVER = float("inf")
+# Looked up once.
+ENDED = Segment.OTHER
 # What these ask for changes nothing, so that it need not be done for somebody who has gone.
 READING_METHODS = frozenset({"GET", "HEAD"})
 # Closing with this resets the connection and frees what the kernel still holds for the client (socket(7), SO_LINGER).
@@ -423,7 +425,7 @@ class Connection(asyncio.BufferedProtocol):
     def _end(self, exchange: Exchange) -> None:
         """Finish the exchange and decide what becomes of the connection."""
         now_s = monotonic_s()
-        exchange.stopwatch.switch(Segment.OTHER, now_s)
+        exchange.stopwatch.switch(ENDED, now_s)
         if not exchange.outcome and self._lost:
             exchange.outcome = Outcome.GONE if exchange.answered else Outcome.GAVE_UP
         self._exchange = None

@@ -17,7 +17,7 @@ from seawall.s3 import Doorkeeper
 from seawall.s3.operations import group_of
 from seawall.telemetry.host import Host
 from seawall.telemetry.loop_lag import LoopLag
-from seawall.telemetry.seconds import SecondCounts
+from seawall.telemetry.seconds import Outcome, SecondCounts
 from seawall.telemetry.segments import Segment
 from seawall.telemetry.top import TopTenants
 from seawall.telemetry.users import MinuteUsers
@@ -59,26 +59,23 @@ class Second:
         """Count one request that has ended."""
         sums_s, outcome, account = exchange.stopwatch.sums_s, exchange.outcome, exchange.account
         sent_bytes = exchange.sent_bytes
-        is_bad = self.counts.observe(
-            group_of(exchange.operation, exchange.method),
-            outcome,
-            duration_s,
-            sums_s,
-            moved_bytes=sent_bytes + exchange.body.received,
-        )
-        if is_bad:
-            who = self._doorkeeper.whose(exchange)
-            if who is not None:
-                self.users.fail(who)
-            account = who if isinstance(who, int) else None
+        group, moved_bytes = group_of(exchange.operation, exchange.method), sent_bytes + exchange.body.received
+        if self.counts.observe(group, outcome, duration_s, sums_s, moved_bytes):
+            account = self._note_failure(exchange)
         elif account is not None:
             self.users.seen.add(account)
         if account is not None:
             # What it took of what is everybody's: to wait takes nothing.
             work_s = duration_s - sums_s[_NETWORK] - sums_s[_ADMISSION] - sums_s[_WAIT]
-            self._tenants.add(account, work_s, is_refused=exchange.status == 503 or not exchange.status)
+            self._tenants.add(account, work_s, 1 if outcome and outcome is Outcome.REFUSED else 0)
         if sent_bytes > DRAINED_FROM_BYTES and exchange.streamed and len(self._drains_s) < DRAINS_MAX:
             self._drains_s.append(sums_s[_NETWORK] * MIB / sent_bytes)
+
+    def _note_failure(self, exchange: Exchange) -> int | None:
+        who = self._doorkeeper.whose(exchange)
+        if who is not None:
+            self.users.fail(who)
+        return who if isinstance(who, int) else None
 
     def take(self, node: "Node") -> dict[str, Any]:
         """Return the second that has passed since this was asked last: its point, its users, its largest tenants."""

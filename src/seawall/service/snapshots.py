@@ -32,6 +32,7 @@ def node_snapshot(node: "Node") -> dict[str, Any]:
         **node.metrics.snapshot(),
         **gate_snapshot(node.gate),
         **database_snapshot(node.database),
+        "seawall_requests_total": node.second.counts.outcome_samples(),
         "seawall_request_segment_seconds_total": node.second.counts.segment_samples(),
         "seawall_event_loop_lag_seconds": [number(node.second.lag_s)],
         "http_server_active_requests": [number(server.active)],
@@ -76,7 +77,7 @@ def database_snapshot(database: Database) -> dict[str, Any]:
         *((name, server, batch.room) for name, server, batch in batches),
     ]
     return {
-        "db_client_connection_count": [
+        "db_client_connections": [
             sample
             for name, pool in pools.items()
             for sample in (number(pool.lent, name, "used"), number(pool.idle, name, "idle"))

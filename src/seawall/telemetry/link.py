@@ -37,11 +37,13 @@ class Link:
     Args:
         path: of the socket.
         answer: gives the answer to a command's question.
+        hear: is told each summary with the name of its node: some of what a second says is said only once.
     """
 
-    def __init__(self, path: Path, answer: Answer) -> None:
+    def __init__(self, path: Path, answer: Answer, *, hear: Callable[[str, Message], None] | None = None) -> None:
         self.path = path
         self._answer = answer
+        self._hear = hear
         self._summaries: dict[str, tuple[float, Message]] = {}
         self._writers: dict[str, asyncio.StreamWriter] = {}
         self._server: asyncio.Server | None = None
@@ -102,6 +104,8 @@ class Link:
                     node = str(message["node"])
                     self._summaries[node] = (monotonic_s(), message)
                     self._writers[node] = writer
+                    if self._hear is not None:
+                        self._tell_of(node, message, self._hear)
         except (OSError, ValueError, KeyError) as error:
             log.warning("link.broken", extra={"node": node, "error": str(error)})
         finally:
@@ -109,6 +113,14 @@ class Link:
                 del self._writers[node]
                 self._summaries.pop(node, None)
             writer.close()
+
+    @staticmethod
+    def _tell_of(node: str, message: Message, hear: Callable[[str, Message], None]) -> None:
+        try:
+            hear(node, message)
+        except Exception as error:
+            # A mistake in what is made of it must not take the link down.
+            log.exception("link.not_heard", extra={"node": node, "error": repr(error)})
 
     async def _reply(self, message: Message) -> Message:
         try:
@@ -159,10 +171,10 @@ async def report(
             await asyncio.sleep(SUMMARY_INTERVAL_S)
         finally:
             listening.cancel()
-            await asyncio.wait([listening])
             writer.close()
             with suppress(OSError):
                 await writer.wait_closed()
+            await asyncio.wait([listening])
 
 
 async def _listen(reader: asyncio.StreamReader, obey: Callable[[Message], None] | None) -> None:

@@ -57,6 +57,14 @@ DEFINITIONS: Final[tuple[Definition, ...]] = (
         buckets=DURATION_BUCKETS_S,
     ),
     Definition(
+        name="seawall_requests_total",
+        kind="counter",
+        labels=("group", "outcome"),
+        meaning="Requests as the objectives count them: served in time (`in_time`) or not (`slow`; what the client "
+        "took to send or to read does not count), `refused`, or `failed`. Those whose client went away are left out.",
+        rises_when="more is asked; slow, refused and failed: what was promised is not kept",
+    ),
+    Definition(
         name="http_server_response_body_bytes_total",
         kind="counter",
         labels=("operation",),
@@ -153,7 +161,8 @@ DEFINITIONS: Final[tuple[Definition, ...]] = (
         rises_when="that resource is what limits the service; above 1, less is let in",
     ),
     Definition(
-        name="db_client_connection_count",
+        # OpenTelemetry says `…connection.count`, but Prometheus keeps names that end in `_count` for histograms.
+        name="db_client_connections",
         kind="gauge",
         labels=("server", "state"),
         meaning="Connections to PostgreSQL: lent (used) and idle.",
@@ -333,6 +342,12 @@ DEFINITIONS: Final[tuple[Definition, ...]] = (
         kind="gauge",
         meaning="Open file descriptors.",
         rises_when="there are more connections and open files, or something leaks",
+    ),
+    Definition(
+        name="seawall_nodes_expected",
+        kind="gauge",
+        meaning="Nodes there should be, as the keeper sees it.",
+        rises_when="more of them are wanted",
     ),
     Definition(
         name="process_max_fds",

@@ -119,6 +119,7 @@ COLUMNS: Final[tuple[Column, ...]] = (
     # What the keeper sees by itself.
     _gauge("nodes.up", "Nodes that reported.", nodes=Merge.LAST, time=Merge.LEAST),
     _gauge("nodes.expected", "Nodes there should be.", nodes=Merge.LAST, time=Merge.MOST),
+    _gauge("nodes.ready", "Nodes that report, and say that they are ready.", nodes=Merge.LAST, time=Merge.LEAST),
     _gauge("database.up", "1 when the database answered the keeper's probe, else 0.", **_LEAST),
     _gauge("database.answer_s", "How long it took."),
     _gauge("database.connections", "Connections the server has."),

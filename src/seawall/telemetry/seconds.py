@@ -72,7 +72,7 @@ class SecondCounts:
         return f"<SecondCounts {', '.join(told)}>"
 
     def observe(
-        self, group: int, outcome: Outcome, duration_s: float, sums_s: Sequence[float], *, moved_bytes: int
+        self, group: int, outcome: Outcome, duration_s: float, sums_s: Sequence[float], moved_bytes: int
     ) -> bool:
         """Count one request that has ended; return whether it counts against us.
 
@@ -88,8 +88,8 @@ class SecondCounts:
             moved_bytes: of the bodies of request and answer.
         """
         counts = self._counts[group]
-        own_s = duration_s - sums_s[_NETWORK]
-        is_late = own_s > self._slow_s[group] and own_s > self._slow_s[group] + moved_bytes / MOVED_BYTES_PER_S
+        own_s, slow_s = duration_s - sums_s[_NETWORK], self._slow_s[group]
+        is_late = own_s > slow_s and own_s > slow_s + moved_bytes / MOVED_BYTES_PER_S
         if not outcome:
             if is_late:
                 counts[SLOW] += 1
@@ -126,6 +126,19 @@ class SecondCounts:
                 found[column] = now - before
             taken[:] = counts
         return found
+
+    def outcome_samples(self) -> list[Sample]:
+        """Return how many requests there were in all, by group and by what became of them, as objectives ask."""
+        return [
+            number(count, group, outcome)
+            for group, counts in zip(GROUPS, self._counts, strict=True)
+            for outcome, count in (
+                ("in_time", counts[REQUESTS] - counts[FAILED] - counts[REFUSED] - counts[SLOW]),
+                ("slow", counts[SLOW]),
+                ("failed", counts[FAILED]),
+                ("refused", counts[REFUSED]),
+            )
+        ]
 
     def segment_samples(self) -> list[Sample]:
         """Return how long each segment was in all, by group."""

@@ -40,13 +40,13 @@ class TopTenants:
     def __repr__(self) -> str:
         return f"<TopTenants {len(self._counters)} counted>"
 
-    def add(self, tenant: int, work_s: float, *, is_refused: bool) -> None:
-        """Count one request."""
+    def add(self, tenant: int, work_s: float, refused: int) -> None:
+        """Count one request, which was refused once or not at all (1 or 0)."""
         counter = self._counters.get(tenant)
         if counter is None:
             counter = self._counters[tenant] = _Counter(self._make_room(tenant))
         counter.requests += 1
-        counter.refused += is_refused
+        counter.refused += refused
         counter.work_s += work_s
         counter.weight += work_s + REQUEST_S
         self.total_s += work_s
