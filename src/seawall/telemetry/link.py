@@ -20,10 +20,13 @@ log = logging.getLogger(__name__)
 
 Message = dict[str, Any]
 Answer = Callable[[Message], Awaitable[Message]]
+Hear = Callable[[str, Message], None]
 
 LINE_MAX_BYTES = 4 * 1024 * 1024
 SUMMARY_INTERVAL_S = 1.0
 ANSWER_TIMEOUT_S = 30.0
+# Parts of a summary that are told once, and not kept with it.
+TOLD_ONCE = ("point", "users", "tenants")
 # A node not heard from for so long is not counted as serving.
 SILENCE_MAX_S = 5.0
 
@@ -34,11 +37,13 @@ class Link:
     Args:
         path: of the socket.
         answer: gives the answer to a command's question.
+        hear: is given each summary and the node it is of. A ValueError ends the conversation with that node.
     """
 
-    def __init__(self, path: Path, answer: Answer) -> None:
+    def __init__(self, path: Path, answer: Answer, hear: Hear | None = None) -> None:
         self.path = path
         self._answer = answer
+        self._hear = hear
         self._summaries: dict[str, tuple[float, Message]] = {}
         self._server: asyncio.Server | None = None
         self._conversations: set[asyncio.Task[None]] = set()
@@ -85,6 +90,10 @@ class Link:
                     await writer.drain()
                 else:
                     node = str(message["node"])
+                    if self._hear is not None:
+                        self._hear(node, message)
+                        for name in TOLD_ONCE:
+                            message.pop(name, None)
                     self._summaries[node] = (monotonic_s(), message)
         except (OSError, ValueError, KeyError) as error:
             log.warning("link.broken", extra={"node": node, "error": str(error)})

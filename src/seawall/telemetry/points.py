@@ -132,6 +132,7 @@ COLUMNS: Final[tuple[Column, ...]] = (
     _gauge("database.idle_in_transaction_s", "How long the longest of them has been."),
     _gauge("database.longest_statement_s", "How long the statement that has run longest has run."),
     _gauge("database.cpu", "Processor time PostgreSQL used, in cores, where it runs on this machine."),
+    Column(name="seconds", meaning="How many seconds this tells of; sums divided by it are rates.", nodes=Merge.MOST),
 )
 
 NAMES: Final = tuple(column.name for column in COLUMNS)
