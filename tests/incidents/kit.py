@@ -39,7 +39,9 @@ def alert(name: str = "availability", *, began_s: float = BEGAN_S, fired_s: floa
     )
 
 
-def alert_event(turn: Turn = Turn.OPENED, *, at_s: float = DETECTED_S, episode: str = EPISODE, **more: Any) -> AlertEvent:
+def alert_event(
+    turn: Turn = Turn.OPENED, *, at_s: float = DETECTED_S, episode: str = EPISODE, **more: Any
+) -> AlertEvent:
     return AlertEvent(
         turn=turn,
         at_s=at_s,
@@ -51,7 +53,9 @@ def alert_event(turn: Turn = Turn.OPENED, *, at_s: float = DETECTED_S, episode: 
     )
 
 
-def diagnosis(suspect: Layer | None = Layer.CONNECTIONS, *, at_s: float = DIAGNOSED_S, share: float = 0.87) -> Diagnosis:
+def diagnosis(
+    suspect: Layer | None = Layer.CONNECTIONS, *, at_s: float = DIAGNOSED_S, share: float = 0.87
+) -> Diagnosis:
     return Diagnosis(
         at_s=at_s,
         suspect=suspect,
@@ -146,7 +150,7 @@ def journal() -> list[Event]:
         Event(BEGAN_S - 4, "drill.begun", {"name": "connection hog"}, 1),
         Event(DETECTED_S, "alert.fired", {"alert": "availability"}, 2),
         Event(DETECTED_S + 0.4, "notification.sent", {"target": "ops", "status": "opened"}, 3),
-        Event(BEGAN_S + 13, "node.silent", {"node": "node-2", "seconds": 5.2}, 4),
+        Event(BEGAN_S + 13, "node.silent", {"node": "node-2", "silent_s": 5.2}, 4),
         Event(BEGAN_S + 19, "node.back", {"node": "node-2"}, 5),
     ]
 

@@ -112,11 +112,17 @@ PLOTS: Final = (
         readings=tuple((called, colour, _segment(name)) for name, (called, colour) in SEGMENT_COLOURS.items()),
     ),
     Plot(
-        title="Connections to the database, and who waits for one",
+        title="Who waits for the database",
         unit="",
         readings=(
-            ("waiting tasks", "warn", _column("pool.waiting")),
-            ("waiting rows", "violet", _column("pool.rows_waiting")),
+            ("rows for a batch", "violet", _column("pool.rows_waiting")),
+            ("tasks for a connection", "warn", _column("pool.waiting")),
+        ),
+    ),
+    Plot(
+        title="Connections to the database",
+        unit="",
+        readings=(
             ("allowed", "grey", _column("pool.size")),
             ("in use", "blue", _column("pool.lent")),
         ),

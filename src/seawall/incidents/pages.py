@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Final
 
-from seawall.telemetry import charts
-from seawall.telemetry.charts import Chart, draw
+from seawall.telemetry.charts import Chart, draw, style
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +77,7 @@ class Document:
 # Markdown.
 
 MARKDOWN_SPECIAL: Final = re.compile(r"([\\*_\[\]<>|#~])")
-FIRST_OF_LINE: Final = re.compile(r"^(\s*)([-+]|\d+(?=[.)]))(?=\s|[.)])")
+FIRST_OF_LINE: Final = re.compile(r"^(\d*)([-+.)])(?=\s|$)")
 
 
 def markdown(document: Document) -> str:
@@ -122,7 +121,7 @@ def _plain(text: str) -> str:
         part.replace("|", "\\|") if part.startswith("`") and len(part) > 1 else _literal(part)
         for part in parts
     ]
-    return FIRST_OF_LINE.sub(r"\1\\\2", "".join(quoted)) if quoted else ""
+    return FIRST_OF_LINE.sub(r"\1\\\2", "".join(quoted))
 
 
 def _literal(text: str) -> str:
@@ -186,7 +185,7 @@ def html(document: Document) -> str:
     parts = [
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(document.title)}</title>\n<style>{STYLE}{charts.STYLE}</style>\n</head>\n<body>\n<main>",
+        f"<title>{escape(document.title)}</title>\n<style>{STYLE}{style()}</style>\n</head>\n<body>\n<main>",
         f"<h1>{_marked(document.title)}</h1>",
         f'<p class="facts">{" · ".join(_marked(fact) for fact in document.facts)}</p>',
     ]

@@ -86,7 +86,8 @@ def _summary(incident: Incident, now_s: float) -> str:
     impact, counts = incident.impact, incident.impact.counts
     until = f"until {clock(now_s)}, and still," if incident.recovered_s is None else f"to {clock(incident.recovered_s)}"
     lasted = duration((incident.recovered_s or now_s) - incident.began_s)
-    parts = [f"From {clock(incident.began_s)} {until} ({lasted}), {_what_users_had(counts)}."]
+    since = f"On {day(incident.began_s)} from {clock(incident.began_s)}"
+    parts = [f"{since} {until} ({lasted}), {_what_users_had(counts)}."]
     if impact.users_seen:
         parts.append(
             f"{many(impact.users_failed, 'user')} of the {impact.users_seen:,} who asked for something "
@@ -340,7 +341,7 @@ def _ruled_out(incident: Incident) -> Iterator[Block]:
         yield Paragraph("No layer was cleared by a number." if best is not None else "No diagnosis was made.")
         return
     yield Table(
-        header=["innocent", "the number that clears it"],
+        header=["layer", "why it is not the cause"],
         rows=[[f"`{one.layer.value}`", sentence(one.reason)] for one in best.ruled_out],
     )
 

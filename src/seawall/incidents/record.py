@@ -467,12 +467,13 @@ def title_of(impact: Impact, alerts: Sequence[Raised], best: Diagnosis | None) -
 
 
 def effect_of(impact: Impact, alerts: Sequence[Raised]) -> str:
-    """Return what users had of it, by what was most."""
+    """Return what users had of it: the worst that a third of those who suffered had."""
     counts = impact.counts
     if counts.bad == 0:
         names = sorted({raised.alert.name.removeprefix("signal:") for raised in alerts})
         return f"Unusual: {', '.join(names)}" if names else "Nothing failed"
-    most = max(("failed", "refused", "slow"), key=lambda name: getattr(counts, name))
+    worst_first = ("failed", "refused", "slow")
+    most = next(name for name in worst_first if getattr(counts, name) * len(worst_first) >= counts.bad)
     for group, one in impact.groups.items():
         if getattr(one, most) >= OF_ONE_KIND * getattr(counts, most):
             return EFFECTS[group, most]

@@ -1,7 +1,7 @@
 """An incident in a few lines: for notices, lists, and one screen at 3 AM."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 
 from seawall.incidents.postmortem import trend
 from seawall.incidents.record import Incident
@@ -9,8 +9,8 @@ from seawall.incidents.store import Row
 from seawall.incidents.timeline import done, timeline
 from seawall.incidents.wording import clock, day, duration, listed, many, percent, sentence
 
-TREND: int = 60
-LINES_SHOWN: int = 24
+TREND: Final = 60
+LINES_SHOWN: Final = 20
 
 
 def in_short(incident: Incident) -> dict[str, Any]:
@@ -114,15 +114,13 @@ def one_screen(incident: Incident, rows: Sequence[Row], *, now_s: float, width: 
     for what, bars in trend(rows, min(TREND, width - 12)).items():
         if bars.strip(" ▁"):
             lines.append(f"{what:<10}  {bars}")
-    lines.append("")
     happened = timeline(incident, rows)
-    if len(happened) > LINES_SHOWN:
-        lines.append(f"{'':<10}  … {many(len(happened) - LINES_SHOWN, 'line')} before: seawall incidents post-mortem")
+    skipped = len(happened) - LINES_SHOWN
+    lines += ["", *([f"{'':<10}  {many(skipped, 'line')} before these, in the post-mortem"] if skipped > 0 else [])]
     for line in happened[-LINES_SHOWN:]:
         offset = line.at_s - incident.began_s
-        sign = "−" if offset < 0 else "+"
-        head = f"{clock(line.at_s)}  {sign + duration(abs(offset)):<11} "
-        lines += _wrapped(head, line.text, width)
+        text = f"{clock(line.at_s)}  {('−' if offset < 0 else '+') + duration(abs(offset)):<11} {line.text}"
+        lines.append(text if len(text) <= width else text[: width - 1] + "…")
     return lines
 
 

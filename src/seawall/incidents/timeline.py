@@ -56,7 +56,8 @@ def _milestones(incident: Incident, rows: Sequence[Row]) -> Iterator[Line]:
     first = next((row for row in rows if row.at_s + row.seconds > incident.began_s and is_bad(row.point)), None)
     if first is not None and total(first.point, "requests"):
         bad = (share(first, "failed") or 0) + (share(first, "refused") or 0) + (share(first, "slow") or 0)
-        seen = f": {percent(bad)} of {many(total(first.point, 'requests'), 'request')} failed, were refused or slow"
+        asked = many(total(first.point, "requests") / first.seconds, "request")
+        seen = f": of {asked} in that second, {percent(bad)} failed, were refused or were slow"
     else:
         seen = ""
     yield Line(at_s=incident.began_s, text=f"It began{seen}.", source="requests", is_milestone=True)
@@ -73,11 +74,12 @@ def _milestones(incident: Incident, rows: Sequence[Row]) -> Iterator[Line]:
 def _alerts(incident: Incident) -> Iterator[Line]:
     for number, raised in enumerate(sorted(incident.alerts, key=lambda one: one.alert.fired_s)):
         alert = raised.alert
-        first = "Detected" if number == 0 else "Another alert"
+        which = "Detected" if number == 0 else "Another alert"
+        after = duration(alert.fired_s - incident.began_s)
         yield Line(
             at_s=alert.fired_s,
-            text=f"{first}, {duration(alert.fired_s - incident.began_s)} after the begin: {sentence(alert.reason)} "
-            f"(Alert {alert.name}, rule {alert.rule}: {alert.observed:.3g} where {alert.threshold:.3g} is allowed.)",
+            text=f"{which}, {after} after the begin: {sentence(alert.reason)[:-1]} "
+            f"({alert.name}, rule {alert.rule}: {alert.observed:.3g}, at most {alert.threshold:.3g}).",
             source="alert.fired",
             is_milestone=number == 0,
         )
@@ -258,8 +260,13 @@ def _database(fields: Fields) -> str:
 
 
 def _after(fields: Fields) -> str:
-    seconds = fields.get("seconds", fields.get("after_s"))
+    seconds = fields.get("silent_s", fields.get("after_s"))
     return f" after {duration(seconds)}" if isinstance(seconds, int | float) else ""
+
+
+def _for(fields: Fields) -> str:
+    seconds = fields.get("silent_s")
+    return f": nothing was heard of it for {duration(seconds)}" if isinstance(seconds, int | float) else ""
 
 
 def _settings(fields: Fields) -> str:
@@ -270,7 +277,7 @@ def _settings(fields: Fields) -> str:
 
 
 def _by(fields: Fields) -> str:
-    seconds = fields.get("by_s", fields.get("jump_s", fields.get("seconds")))
+    seconds = fields.get("by_s")
     if not isinstance(seconds, int | float):
         return "The machine's clock was set: times before and after do not compare."
     way = "forward" if seconds > 0 else "back"
@@ -282,7 +289,7 @@ SENTENCES: Final[Mapping[str, Callable[[Fields], str]]] = {
     "keeper.stopped": lambda fields: f"The keeper stopped{_because(fields)}; until it was back nobody watched.",
     "node.started": lambda fields: f"{_node(fields)} started{_process(fields)}.",
     "node.died": lambda fields: f"{_node(fields)} died{_process(fields)}{_exit(fields)}{_because(fields)}.",
-    "node.silent": lambda fields: f"{_node(fields)} said nothing any more{_after(fields)}{_because(fields)}.",
+    "node.silent": lambda fields: f"{_node(fields)} fell silent{_for(fields)}{_because(fields)}.",
     "node.back": lambda fields: f"{_node(fields)} was heard again{_after(fields)}.",
     "database.down": lambda fields: f"{_database(fields)} could not be reached{_because(fields)}.",
     "database.back": lambda fields: f"{_database(fields)} answered again{_after(fields)}.",

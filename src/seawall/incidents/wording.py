@@ -37,13 +37,13 @@ def day(at_s: float) -> str:
 def percent(part: float) -> str:
     """Return a part as per cent, with as many digits as say something.
 
-    >>> percent(0.304), percent(0.0312), percent(1.0), percent(0.0002), percent(0.9996)
-    ('30 %', '3.1 %', '100 %', '0.02 %', '99.96 %')
+    >>> percent(0.304), percent(0.0312), percent(0.01), percent(1.0), percent(0.0002), percent(0.9996)
+    ('30 %', '3.1 %', '1 %', '100 %', '0.02 %', '99.96 %')
     """
-    hundred = part * 100
-    if hundred and (hundred < 0.1 or 99.9 < hundred < 100):
-        return f"{hundred:.2f} %"
-    return f"{hundred:.1f} %" if 0 < hundred < 10 or 99 < hundred < 100 else f"{hundred:.0f} %"
+    hundred = round(part * 100, 4)
+    digits = 2 if 0 < hundred < 0.1 or 99.9 < hundred < 100 else 1 if 0 < hundred < 10 or 99 < hundred < 100 else 0
+    text = f"{hundred:.{digits}f}"
+    return f"{text.rstrip('0').rstrip('.') if digits else text} %"
 
 
 def many(count: float, one: str, several: str = "") -> str:
@@ -65,12 +65,14 @@ def listed(words: list[str]) -> str:
 
 
 def sentence(text: str) -> str:
-    """Return what somebody else wrote as a sentence: a capital at its head, a full stop at its end.
+    """Return what somebody else wrote as a sentence: a capital at its head, unless that is a name, and a full stop.
 
-    >>> sentence("the pool is full"), sentence("Already one.")
-    ('The pool is full.', 'Already one.')
+    >>> sentence("the pool is full"), sentence("Already one."), sentence("pool.lent is 3")
+    ('The pool is full.', 'Already one.', 'pool.lent is 3.')
     """
     text = text.strip()
     if not text:
         return ""
-    return text[0].upper() + text[1:] + ("" if text[-1] in ".!?" else ".")
+    first = text.split(maxsplit=1)[0]
+    head = text[0].upper() if first.isalpha() else text[0]
+    return head + text[1:] + ("" if text[-1] in ".!?" else ".")

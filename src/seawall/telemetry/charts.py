@@ -17,23 +17,46 @@ FONT: Final = 12.0
 STEPS_S: Final = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
 """Stretches of time that people count in."""
 
-STYLE: Final = """
-.chart { font-family: system-ui, sans-serif; font-size: 12px; --ink: #1f2328; --quiet: #59636e; --grid: #d8dee4;
-  --shade: #fdf0e6; --paper: #ffffff; --good: #0b7a55; --warn: #b26a00; --bad: #c62828; --blue: #1f5fbf;
-  --violet: #7b43b5; --teal: #0f7f8f; --grey: #7d8590; --brown: #8a5a2b; }
-@media (prefers-color-scheme: dark) { .chart { --ink: #e6edf3; --quiet: #9aa4af; --grid: #30363d; --shade: #33261c;
-  --paper: #0f1319; --good: #3fbf8f; --warn: #e3a13a; --bad: #ff7b72; --blue: #6ea8fe; --violet: #bc8cff;
-  --teal: #4cc3d3; --grey: #8b949e; --brown: #c99a66; } }
+PALETTE: Final = {
+    "ink": ("#1f2328", "#e6edf3"),
+    "quiet": ("#59636e", "#9aa4af"),
+    "grid": ("#d8dee4", "#30363d"),
+    "shade": ("#fbeee2", "#2b2119"),
+    "paper": ("#ffffff", "#0f1319"),
+    "good": ("#0b7a55", "#3fbf8f"),
+    "warn": ("#c77700", "#e3a13a"),
+    "bad": ("#c62828", "#ff7b72"),
+    "blue": ("#1f5fbf", "#6ea8fe"),
+    "violet": ("#7b43b5", "#bc8cff"),
+    "teal": ("#0f7f8f", "#4cc3d3"),
+    "grey": ("#7d8590", "#8b949e"),
+    "brown": ("#8a5a2b", "#c99a66"),
+}
+"""Colours by what they stand for, in light and in dark. As classes: not all that shows SVG knows variables."""
+
+
+def style(*, dark: bool | None = None) -> str:
+    """Return what a page with charts needs once. `dark` None: as the reader's screen is."""
+    light_rules, dark_rules = (
+        "".join(
+            f".chart .f-{name} {{ fill: {colours[which]}; }} .chart .s-{name} {{ stroke: {colours[which]}; }}\n"
+            for name, colours in PALETTE.items()
+        )
+        for which in (0, 1)
+    )
+    if dark is not None:
+        return LAYOUT + (dark_rules if dark else light_rules)
+    return f"{LAYOUT}{light_rules}@media (prefers-color-scheme: dark) {{\n{dark_rules}}}\n"
+
+
+LAYOUT: Final = """
+.chart { font-family: system-ui, sans-serif; font-size: 12px; }
 .chart .line { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
 .chart .area { stroke: none; fill-opacity: .85; }
-.chart text { fill: var(--quiet); }
-.chart .title { fill: var(--ink); font-weight: 600; font-size: 13.5px; }
-.chart .grid { stroke: var(--grid); }
-.chart .mark { stroke: var(--ink); stroke-dasharray: 3 3; }
-.chart .pin { fill: var(--ink); }
-.chart .number { fill: var(--paper); font-weight: 700; font-size: 11px; text-anchor: middle; }
+.chart .title { font-weight: 600; font-size: 13.5px; }
+.chart .mark { stroke-dasharray: 3 3; }
+.chart .number { font-weight: 700; font-size: 11px; text-anchor: middle; }
 """
-"""What a page with charts needs once; what each of them carries when it stands alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,9 +94,9 @@ class Chart:
     is_logarithmic: bool = False
 
 
-def draw(chart: Chart, *, width: int = 860, height: int = 230, alone: bool = False) -> str:
-    """Return the chart as SVG, with its style where it stands `alone`."""
-    return _Drawing(chart, width=width, height=height).svg(alone=alone)
+def draw(chart: Chart, *, width: int = 860, height: int = 230, own_style: str = "") -> str:
+    """Return the chart as SVG; with its own style it stands alone, else it is for a page that has it."""
+    return _Drawing(chart, width=width, height=height).svg(own_style=own_style)
 
 
 def ticks(top: float, most: int = 6) -> list[float]:
@@ -151,26 +174,26 @@ class _Drawing:
             part = value / self.top
         return self.under - min(1.0, max(0.0, part)) * (self.under - self.over)
 
-    def svg(self, *, alone: bool) -> str:
+    def svg(self, *, own_style: str) -> str:
         chart = self.chart
         names = ", ".join(series.name for series in chart.series)
         parts = [
             f'<svg class="chart" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {self.width} {self.height}" '
             f'role="img" aria-label="{escape(f"{chart.title}: {names}", quote=True)}">'
         ]
-        if alone:
-            parts.append(f'<style>{STYLE}</style><rect width="100%" height="100%" style="fill: var(--paper)"/>')
-        parts.append(f'<text class="title" x="4" y="16">{escape(chart.title)}</text>')
+        if own_style:
+            parts.append(f'<style>{own_style}</style><rect class="f-paper" width="100%" height="100%"/>')
+        parts.append(f'<text class="title f-ink" x="4" y="16">{escape(chart.title)}</text>')
         parts += self.legend
         if not chart.moments or not any(value is not None for layer in self.layers for value in layer):
-            parts.append(f'<text x="{self.left:.0f}" y="{self.height / 2:.0f}">nothing was measured</text>')
+            parts.append(_text("nothing was measured", self.left, self.height / 2))
             return "".join([*parts, "</svg>"])
         parts += self._shade()
         for value, label in self.labels:
             y = self.y(value)
             parts.append(
-                f'<line class="grid" x1="{self.left:.1f}" y1="{y:.1f}" x2="{self.right:.1f}" y2="{y:.1f}"/>'
-                f'<text x="{self.left - 6:.1f}" y="{y + 4:.1f}" text-anchor="end">{escape(label)}</text>'
+                f'<line class="s-grid" x1="{self.left:.1f}" y1="{y:.1f}" x2="{self.right:.1f}" y2="{y:.1f}"/>'
+                + _text(label, self.left - 6, y + 4, anchor="end")
             )
         parts += self._times()
         if chart.is_stacked:
@@ -192,8 +215,8 @@ class _Drawing:
                 x, row = 4.0, row + 1
             y = 34 + row * 17
             self.legend.append(
-                f'<rect x="{x:.0f}" y="{y - 7}" width="13" height="5" rx="2" style="fill: var(--{series.colour})"/>'
-                f'<text x="{x + 18:.0f}" y="{y}">{escape(series.name)}</text>'
+                f'<rect x="{x:.0f}" y="{y - 7}" width="13" height="5" rx="2" class="f-{series.colour}"/>'
+                f'<text class="f-quiet" x="{x + 18:.0f}" y="{y}">{escape(series.name)}</text>'
             )
             x += wide
         return row + 1
@@ -215,7 +238,7 @@ class _Drawing:
         first, last = (self.x(at_s) for at_s in self.chart.shaded)
         return [
             f'<rect x="{first:.1f}" y="{self.over:.1f}" width="{max(1.0, last - first):.1f}" '
-            f'height="{self.under - self.over:.1f}" style="fill: var(--shade)"/>'
+            f'height="{self.under - self.over:.1f}" class="f-shade"/>'
         ]
 
     def _times(self) -> list[str]:
@@ -223,25 +246,26 @@ class _Drawing:
         most = max(2, int((self.right - self.left) / 90))
         found = []
         for at_s in moments_between(first_s, last_s, most):
-            x = min(self.right - 22, max(self.left + 4, self.x(at_s)))
+            x = self.x(at_s)
             text = datetime.fromtimestamp(at_s, UTC).strftime("%H:%M" if last_s - first_s > 1200 else "%H:%M:%S")
-            found.append(f'<text x="{x:.1f}" y="{self.under + 16:.1f}" text-anchor="middle">{text}</text>')
+            if self.left <= x <= self.right - len(text) * FONT * LETTER / 2:
+                found.append(_text(text, x, self.under + 16, anchor="middle"))
         return found
 
     def _marks(self) -> list[str]:
         return [
-            f'<line class="mark" x1="{x:.1f}" y1="{self.over - 2:.1f}" x2="{x:.1f}" y2="{self.under:.1f}"/>'
-            f'<circle class="pin" cx="{x:.1f}" cy="{self.over - 12 - 17 * row:.1f}" r="8"/>'
-            f'<text class="number" x="{x:.1f}" y="{self.over - 8 - 17 * row:.1f}">{number}</text>'
+            f'<line class="mark s-ink" x1="{x:.1f}" y1="{self.over - 2:.1f}" x2="{x:.1f}" y2="{self.under:.1f}"/>'
+            f'<circle class="f-ink" cx="{x:.1f}" cy="{self.over - 12 - 17 * row:.1f}" r="8"/>'
+            f'<text class="number f-paper" x="{x:.1f}" y="{self.over - 8 - 17 * row:.1f}">{number}</text>'
             for x, number, row in self.pins
         ]
 
     def _line(self, values: Sequence[float | None], colour: str) -> str:
         drawn = [
-            f'<polyline class="line" style="stroke: var(--{colour})" points="{self._points(stretch)}"/>'
+            f'<polyline class="line s-{colour}" points="{self._points(stretch)}"/>'
             if len(stretch) > 1
             else f'<circle cx="{self.x(stretch[0][0]):.1f}" cy="{self.y(stretch[0][1]):.1f}" r="1.6" '
-            f'style="fill: var(--{colour})"/>'
+            f'class="f-{colour}"/>'
             for stretch in _stretches(self.chart.moments, values)
         ]
         return "".join(drawn)
@@ -252,10 +276,14 @@ class _Drawing:
         if over == under:
             return ""
         points = f"{self._points(over)} {self._points(under[::-1])}"
-        return f'<polygon class="area" style="fill: var(--{colour})" points="{points}"/>'
+        return f'<polygon class="area f-{colour}" points="{points}"/>'
 
     def _points(self, values: Sequence[tuple[float, float]]) -> str:
         return " ".join(f"{self.x(at_s):.1f},{self.y(value):.1f}" for at_s, value in values)
+
+
+def _text(text: str, x: float, y: float, *, anchor: str = "start") -> str:
+    return f'<text class="f-quiet" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
 def _stacked(series: Sequence[Series]) -> list[list[float | None]]:
