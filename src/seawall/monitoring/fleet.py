@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Self
 
 from seawall.clock import monotonic_s, wall_s
 from seawall.monitoring.fleet_files import FLEET_RINGS, Desk, FleetFiles, Page
 from seawall.monitoring.seconds import FORGOTTEN_S, SILENT_S, Second, Seconds, silent
-from seawall.telemetry.journal import clock_jump_s
+from seawall.telemetry.journal import Tell, clock_jump_s
 from seawall.telemetry.link import Message
 from seawall.telemetry.points import NAMES, Point, merged, rolled, total
 from seawall.telemetry.users import Users
@@ -40,14 +40,6 @@ LOAD_WITHIN_S: Final = 10.0
 POINTS_MAX: Final = 1000
 _ZERO: Final = 0.0
 _STEPS: Final = tuple(step_s for step_s in FLEET_RINGS if step_s > 1)
-
-
-class Tell(Protocol):
-    """Where it is said what happened: `Journal.write`."""
-
-    def __call__(self, kind: str, **fields: Any) -> object:
-        """Note an event."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +82,8 @@ class Fleet:
         self._new_users: dict[int, Users] = {}
         self._tenants: deque[tuple[int, dict[int, list[float]]]] = deque()
         self._another = asyncio.Event()
+        self.completed = 0
+        """How many seconds were put together since it began."""
 
     def __repr__(self) -> str:
         return f"<Fleet {len(self._past)} seconds, {len(self._silent)} silent nodes>"
@@ -317,6 +311,7 @@ class Fleet:
 
         cut_short = self._cut_short(at_s)
         self._past.append((second.number, point))
+        self.completed += 1
         finished = [self._longer(step_s, at_s) for step_s in _STEPS if (at_s + 1) % step_s == 0]
         self._write(at_s=at_s, fleet=point, nodes=second.nodes, longer=[*cut_short, *finished])
         another, self._another = self._another, asyncio.Event()
