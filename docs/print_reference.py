@@ -15,6 +15,7 @@ import click
 from seawall.access.callers import QUERIES as ACCESS
 from seawall.cli import seawall
 from seawall.database import Query
+from seawall.incidents.copies import QUERIES as INCIDENTS
 from seawall.objects.buckets import QUERIES as OBJECTS
 from seawall.objects.store import LIST_PAGE
 from seawall.objects.sweeper import QUERIES as SWEEPER
@@ -89,7 +90,7 @@ def queries_page() -> str:
         "| query | why |",
         "|---|---|",
     ]
-    named: list[Mapping[str, Query]] = [ACCESS, OBJECTS, {"list_page": LIST_PAGE}, SWEEPER, SERVICE]
+    named: list[Mapping[str, Query]] = [ACCESS, OBJECTS, {"list_page": LIST_PAGE}, SWEEPER, INCIDENTS, SERVICE]
     lines += [f"| `{query.name}` | {query.why} |" for queries in named for query in queries.values()]
     return "\n".join([*lines, ""])
 
