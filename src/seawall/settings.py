@@ -20,6 +20,7 @@ from seawall.database import DatabaseSettings, Endpoint
 from seawall.database.leases import NODES_MAX, LeaseSettings
 from seawall.edge import HttpSettings
 from seawall.errors import Misconfigured
+from seawall.monitoring.notifications import PAGERDUTY_URL, NotificationSettings
 from seawall.objects import ObjectSettings
 from seawall.s3 import S3Settings
 
@@ -147,6 +148,27 @@ class Settings(BaseSettings):
     drill_disk: Path | None = Field(
         None, description="Drills only: a file that says whether the disk of the blobs is slow or full."
     )
+    notify_webhook_url: SecretStr = Field(
+        SecretStr(""), description="Where incidents are told as Alertmanager tells its webhooks (version 4)."
+    )
+    notify_webhook_token: SecretStr = Field(
+        SecretStr(""), description="Sent there as `Authorization: Bearer`, if it wants one."
+    )
+    notify_slack_url: SecretStr = Field(SecretStr(""), description="An incoming webhook of Slack.")
+    notify_pagerduty_key: SecretStr = Field(
+        SecretStr(""), description="The integration key of a service in PagerDuty (Events API V2)."
+    )
+    notify_pagerduty_url: str = Field(
+        PAGERDUTY_URL, description="PagerDuty's own; in its EU region `https://events.eu.pagerduty.com/v2/enqueue`."
+    )
+    notify_ntfy_url: SecretStr = Field(
+        SecretStr(""), description="A server and topic of ntfy: `https://ntfy.sh/my-topic`."
+    )
+    notify_ntfy_token: SecretStr = Field(SecretStr(""), description="An access token of that server, if it wants one.")
+    notify_allow_private: bool = Field(
+        default=False,
+        description="Whether this machine and private networks may be told. Addresses of cloud metadata never are.",
+    )
     request_log: bool = Field(default=True, description="Whether each request gets a line in `log/requests-*.jsonl`.")
 
     @field_validator("root_secret_key")
@@ -220,6 +242,23 @@ class Settings(BaseSettings):
         """Return what the object store needs to know."""
         return ObjectSettings(inline_max_bytes=self.inline_max_bytes)
 
+    def notifications(self) -> NotificationSettings:
+        """Return who is told of incidents.
+
+        Raises:
+            Misconfigured: one of them cannot work.
+        """
+        return NotificationSettings(
+            webhook_url=self.notify_webhook_url.get_secret_value(),
+            webhook_token=self.notify_webhook_token.get_secret_value(),
+            slack_url=self.notify_slack_url.get_secret_value(),
+            pagerduty_key=self.notify_pagerduty_key.get_secret_value(),
+            pagerduty_url=self.notify_pagerduty_url,
+            ntfy_url=self.notify_ntfy_url.get_secret_value(),
+            ntfy_token=self.notify_ntfy_token.get_secret_value(),
+            allow_private=self.notify_allow_private,
+        )
+
     def external_database(self) -> tuple[Endpoint, ...]:
         """Return the servers of the database the operator named; none where the embedded one is used."""
         url = self.database_url.get_secret_value()
@@ -256,8 +295,9 @@ class Settings(BaseSettings):
         return self.data_dir / "run" / "keeper.sock"
 
     def as_environment(self) -> dict[str, str]:
-        """Return the environment that gives another process the same settings, but for the root's secret."""
-        chosen = self.model_dump(exclude={"root_access_key", "root_secret_key"}, exclude_none=True)
+        """Return the environment that gives a node the same settings, but for the root's secret and who is told."""
+        unneeded = {name for name in type(self).model_fields if name.startswith("notify_")}
+        chosen = self.model_dump(exclude={"root_access_key", "root_secret_key", *unneeded}, exclude_none=True)
         for name in ("database_url", "database_direct_url"):
             chosen[name] = getattr(self, name).get_secret_value()
         return {f"{PREFIX}{name.upper()}": str(value) for name, value in chosen.items()}

@@ -81,6 +81,19 @@ async def test_a_narrow_way_passes_so_much_a_second() -> None:
     assert 0.4 <= took_s < 1.5
 
 
+async def test_on_a_narrow_way_the_beginning_arrives_before_the_end() -> None:
+    async with proxied() as proxy, connected(proxy.address) as (reader, writer):
+        with proxy.under(Weather(bytes_per_s=16.0 * KIB)):
+            began_s = time.monotonic()
+            writer.write(bytes(4 * KIB))
+            first = await asyncio.wait_for(reader.read(4 * KIB), SOON_S)
+            await asyncio.wait_for(reader.readexactly(4 * KIB - len(first)), SOON_S)
+            took_s = time.monotonic() - began_s
+
+    assert len(first) < 4 * KIB
+    assert took_s >= 0.2
+
+
 async def test_a_black_hole_holds_back_what_arrives_when_it_ends() -> None:
     async with proxied() as proxy, connected(proxy.address) as (reader, writer):
         with proxy.under(Weather(cut=Cut.BLACK_HOLE)):

@@ -35,6 +35,8 @@ class Receiver:
     """Answers each request with the next of `answers`, and then always with the last."""
 
     answers: list[Answer]
+    answers_at_once: bool = False
+    """Whatever is said to it, if anything."""
     port: int = 0
     connections: int = 0
     open: int = 0
@@ -47,6 +49,9 @@ class Receiver:
         self.connections += 1
         self.open += 1
         try:
+            if self.answers_at_once:
+                await self.answers[0](reader, writer)
+                return
             head = (await reader.readuntil(b"\r\n\r\n")).decode("ascii")
             first, *lines = head.rstrip("\r\n").split("\r\n")
             headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}

@@ -5,6 +5,7 @@ The simulations of our own alerts and the unit tests of the exported Prometheus 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 from seawall.monitoring.alerts import AlertBook, AlertEvent
 from seawall.monitoring.objectives import HOUR, ObjectiveSettings, objectives_of
@@ -41,10 +42,10 @@ class Scenario:
 
 
 def outage(name: str, *, pages_within_s: float | None, rate_per_s: float = 50, **bad: float) -> Scenario:
-    """Two healthy minutes, and a minute that is not."""
+    """A minute and more without trouble, and one with it."""
     return Scenario(
         name=name,
-        phases=(Phase(seconds=120), Phase(seconds=60, **bad)),
+        phases=(Phase(seconds=75), Phase(seconds=50, **bad)),
         pages_within_s=pages_within_s,
         rate_per_s=rate_per_s,
         alert="latency" if "slow" in bad else "availability",
@@ -58,7 +59,7 @@ def burn(name: str, *, hours: float, pages_within_s: float, healthy_s: int, **ba
         phases=(Phase(seconds=healthy_s), Phase(seconds=int(hours * HOUR), **bad)),
         pages_within_s=pages_within_s,
         rate_per_s=10,
-        step_s=10,
+        step_s=30,
     )
 
 
@@ -92,7 +93,7 @@ SCENARIOS = (
     ),
     Scenario(
         name="a moment of 0.8 s fails",
-        phases=(Phase(seconds=120), Phase(seconds=1, failed=0.8), Phase(seconds=90)),
+        phases=(Phase(seconds=75), Phase(seconds=1, failed=0.8), Phase(seconds=60)),
         pages_within_s=None,
     ),
     outage("0.1 % fail", failed=0.001, rate_per_s=100, pages_within_s=None),
@@ -142,19 +143,18 @@ def book() -> AlertBook:
     return AlertBook(objectives_of(ObjectiveSettings()))
 
 
-def events_of(scenario: Scenario) -> list[tuple[float, AlertEvent]]:
-    """Return what a fresh book makes of a scenario: the seconds since its second phase began, and the event.
+def events_of(scenario: Scenario) -> Iterator[tuple[float, AlertEvent]]:
+    """Yield what a fresh book makes of a scenario: the seconds since its second phase began, and the event.
 
     A second is over when its point is looked at, so what the first bad second brings is noticed 1 s after it began.
     """
     alerts, healthy_s = book(), scenario.phases[0].seconds
-    return [
-        (second + 1 - healthy_s, event)
-        for second, now in enumerate(points(scenario))
-        for event in alerts.observe(BEGIN_S + second, now, 1000.0 + second)
-    ]
+    for second, now in enumerate(points(scenario)):
+        for event in alerts.observe(BEGIN_S + second, now, 1000.0 + second):
+            yield second + 1 - healthy_s, event
 
 
+@cache
 def seconds_to_page(scenario: Scenario) -> float | None:
     """Return how long after its second phase began a scenario wakes somebody."""
     return next((at_s for at_s, event in events_of(scenario) if event.wakes), None)

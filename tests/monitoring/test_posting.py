@@ -11,7 +11,7 @@ import pytest_asyncio
 import uvloop
 from tests.monitoring.receivers import CERTIFICATE, Receiver, endlessly, never, receiving, says, until, writes
 
-from seawall.monitoring.posting import HEAD_MAX_BYTES, Outcome, Poster, Verdict
+from seawall.monitoring.posting import HEAD_MAX_BYTES, Outcome, Poster, Verdict, retry_after_s
 from seawall.monitoring.web_addresses import Ip, WebAddress
 
 MIB = 1024 * 1024
@@ -292,6 +292,20 @@ async def test_a_certificate_of_another_name_is_refused_before_anything_is_said(
 
     assert (outcome.verdict, receiver.requests) == (Verdict.NEVER, [])
     assert "certificate" in outcome.reason
+
+
+async def test_who_speaks_no_tls_is_told_nothing(poster: Poster) -> None:
+    async with receiving(writes(b"HTTP/1.1 400 Bad Request\r\n\r\n" * 9)) as receiver:
+        receiver.answers_at_once = True
+        outcome = await post(poster, receiver.url("/s3cret", scheme="https"))
+
+    assert (outcome.verdict, receiver.requests) == (Verdict.LATER, [])
+    assert "no TLS" in outcome.reason
+
+
+@pytest.mark.parametrize("value", ["", "soon", "-5", "1.5", "1e9", "99999999999", "Thu, 01 Foo 1970", "\xb2"])
+def test_a_retry_after_that_makes_no_sense_says_nothing(value: str) -> None:
+    assert retry_after_s(value, now_s=0.0) is None
 
 
 async def test_what_the_machine_trusts_is_the_default() -> None:

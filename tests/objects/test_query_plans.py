@@ -77,7 +77,7 @@ EVERY_QUERY: Mapping[str, tuple[object, ...]] = {
     "objects.upload_position": (UPLOAD,),
     "objects.account": ([5, 6],),
     "objects.list_page": (1, "", "/", "0", "", "\U0010ffff", 100),
-    "seawall.hold": (0.0,),
+    "service.hold": (0.0,),
     "sweeper.garbage_files": ("", 0.0),
     "sweeper.named_locations": (["f/20001", "s/segment 0000/35001", "none"], True),
     "sweeper.forget_garbage": (["f/garbage 00001"],),

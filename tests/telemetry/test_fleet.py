@@ -112,7 +112,7 @@ async def test_the_past_is_found_again_by_who_comes_next(tmp_path: Path, clock: 
         await pass_seconds(fleet, clock, 5)
         by_seconds = await fleet.series(START_S, START_S + 100)
         by_ten = await fleet.series(START_S - 7000, START_S + 100)
-        by_minute = await fleet.series(START_S - 100_000, START_S + 200)
+        by_minute = await fleet.series(START_S - 100_000, START_S + 200, 2000)
         few = await fleet.series(START_S, START_S + 100, 10, names={"reads.requests", "seconds"})
         node = await fleet.node_series("a", START_S, START_S + 100)
 
@@ -324,7 +324,7 @@ async def test_the_keeper_hears_its_nodes_and_tells_of_each_second(tmp_path: Pat
 
     async with Fleet(tmp_path / "fleet", tell=Told()) as fleet:
         running = asyncio.create_task(fleet.run())
-        async with Link(tmp_path / "run" / "keeper.sock", answer, fleet.hear) as link:
+        async with Link(tmp_path / "run" / "keeper.sock", answer, hear=fleet.hear) as link:
             nodes = [
                 asyncio.create_task(report(link.path, f"node-{number}", lambda: summary(ready=True)))
                 for number in (1, 2)

@@ -56,6 +56,35 @@ async def test_a_node_is_heard_until_it_goes(tmp_path: Path) -> None:
         await until(lambda: not keeper.summaries())
 
 
+async def test_metrics_are_kept_apart_until_somebody_asks(tmp_path: Path) -> None:
+    async with Link(tmp_path / "run" / "keeper.sock", answer) as keeper:
+        node = asyncio.create_task(report(keeper.path, "node-1", lambda: {"ready": True, "metrics": {"up": [1]}}))
+        await until(lambda: dict(keeper.metrics()))
+
+        assert dict(keeper.metrics()) == {"node-1": {"up": [1]}}
+        assert keeper.summaries() == {"node-1": {"node": "node-1", "ready": True}}
+
+        node.cancel()
+        await until(lambda: not keeper.summaries())
+        assert not dict(keeper.metrics())
+
+
+async def test_what_is_told_once_is_handed_on_and_not_kept(tmp_path: Path) -> None:
+    heard = []
+
+    def hear(node: str, message: Message) -> None:
+        heard.append((node, dict(message)))
+
+    async with Link(tmp_path / "run" / "keeper.sock", answer, hear=hear) as keeper:
+        summary = {"ready": True, "point": {"loop.lag_s": 0.1}, "users": {}, "tenants": []}
+        node = asyncio.create_task(report(keeper.path, "node-1", lambda: summary))
+        await until(keeper.summaries)
+
+        assert heard[0] == ("node-1", {"node": "node-1", **summary})
+        assert keeper.summaries() == {"node-1": {"node": "node-1", "ready": True}}
+        node.cancel()
+
+
 async def test_a_node_that_is_silent_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with Link(tmp_path / "run" / "keeper.sock", answer) as keeper:
         node = asyncio.create_task(report(keeper.path, "node-1", lambda: {"ready": True}))
@@ -77,6 +106,84 @@ async def test_a_node_waits_for_a_keeper_that_is_not_there_yet(tmp_path: Path, m
         await until(keeper.summaries)
 
     node.cancel()
+
+
+async def test_a_node_does_what_the_keeper_tells_it(tmp_path: Path) -> None:
+    told: list[Message] = []
+    async with Link(tmp_path / "run" / "keeper.sock", answer) as keeper:
+        assert not keeper.tell("node-1", {"knob": "drain"})
+        node = asyncio.create_task(report(keeper.path, "node-1", lambda: {"ready": True}, obey=told.append))
+        await until(keeper.summaries)
+
+        assert keeper.tell("node-1", {"knob": "drain"})
+        assert not keeper.tell("node-2", {"knob": "drain"})
+        await until(lambda: told)
+
+        node.cancel()
+        await until(lambda: not keeper.tell("node-1", {"knob": "drain"}))
+    assert told == [{"knob": "drain"}]
+
+
+async def test_a_knob_that_fails_does_not_end_the_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "SUMMARY_INTERVAL_S", 0.01)
+    told: list[Message] = []
+    reports: list[int] = []
+
+    def obey(message: Message) -> None:
+        told.append(message)
+        raise RuntimeError("it is stuck")
+
+    def summary() -> Message:
+        reports.append(1)
+        return {}
+
+    async with Link(tmp_path / "run" / "keeper.sock", answer) as keeper:
+        node = asyncio.create_task(report(keeper.path, "node-1", summary, obey=obey))
+        await until(keeper.summaries)
+        keeper.tell("node-1", {"knob": "one"})
+        keeper.tell("node-1", {"knob": "two"})
+        await until(lambda: len(told) == 2)
+        before = len(reports)
+        await until(lambda: len(reports) > before)
+        node.cancel()
+
+
+async def test_seconds_pass_while_nobody_listens_and_a_new_keeper_is_begun_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link, "SUMMARY_INTERVAL_S", 0.01)
+    path = tmp_path / "run" / "keeper.sock"
+    asked: list[str] = []
+
+    def summary() -> Message:
+        asked.append("summary")
+        return {}
+
+    node = asyncio.create_task(report(path, "node-1", summary, begin=lambda: asked.append("begin")))
+    await until(lambda: len(asked) > 2)
+    assert "begin" not in asked
+    for _ in range(2):
+        async with Link(path, answer) as keeper:
+            await until(keeper.summaries)
+    node.cancel()
+
+    assert asked.count("begin") == 2
+
+
+async def test_a_node_that_comes_again_is_not_forgotten_when_its_former_connection_ends(tmp_path: Path) -> None:
+    async with Link(tmp_path / "run" / "keeper.sock", answer) as keeper:
+        former, latter = [(await asyncio.open_unix_connection(keeper.path))[1] for _ in range(2)]
+        for number, writer in enumerate((former, latter)):
+            writer.write(json.dumps({"node": "node-1", "number": number}).encode() + b"\n")
+            await until(lambda number=number: keeper.summaries().get("node-1", {}).get("number") == number)
+
+        former.close()
+        await former.wait_closed()
+        await asyncio.sleep(0.05)
+
+        assert keeper.summaries()["node-1"]["number"] == 1
+        latter.close()
+        await until(lambda: not keeper.summaries())
 
 
 async def test_nonsense_on_the_socket_disturbs_nobody(tmp_path: Path) -> None:

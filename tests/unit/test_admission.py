@@ -416,6 +416,50 @@ def test_refusals_are_delayed_until_too_many_wait_and_then_the_connection_is_clo
     assert gate.counts.closed == 1
 
 
+def test_a_tenant_that_is_capped_gets_no_more_than_that_however_much_is_free_and_others_do_not_notice() -> None:
+    gate = Gate(GateSettings(), {}, now_s=0.0)
+    gate.shares.cap(7, 10.0, now_s=0.0, until_s=60.0)
+
+    admitted = {7: 0, 8: 0}
+    for step in range(2000):
+        now_s = step / 100
+        for tenant in admitted:
+            if gate.enter(Urgency.NORMAL, tenant, tenant, now_s=now_s) is None:
+                admitted[tenant] += 1
+                gate.leave(tenant, served=True)
+
+    assert admitted[8] == 2000
+    assert 10 * 20 <= admitted[7] <= 10 * 20 + 10
+    assert not gate.is_limiting
+
+
+def test_what_a_capped_tenant_sends_takes_from_its_cap() -> None:
+    shares = Shares()
+    shares.cap(7, 10.0, now_s=0.0, until_s=60.0)
+
+    assert shares.take(7, now_s=0.0) is Standing.LIGHT
+    shares.charge(7, now_s=0.0, cost=100.0)
+
+    assert shares.take(7, now_s=0.1) is Standing.CAPPED
+    assert shares.take(7, now_s=2.0) is Standing.LIGHT
+
+
+def test_a_cap_is_lifted_when_told_so_and_ends_by_itself() -> None:
+    shares = Shares()
+    for tenant in (7, 8):
+        shares.cap(tenant, 0.0, now_s=0.0, until_s=60.0)
+        shares.take(tenant, now_s=0.0)
+    assert shares.take(7, now_s=1.0) is Standing.CAPPED
+    assert shares.caps(1.0) == {7: 0.0, 8: 0.0}
+
+    shares.cap(7, None, now_s=2.0, until_s=62.0)
+
+    assert shares.take(7, now_s=2.0) is Standing.LIGHT
+    assert shares.take(8, now_s=59.0) is Standing.CAPPED
+    assert shares.take(8, now_s=60.0) is Standing.LIGHT
+    assert shares.caps(60.0) == {}
+
+
 def test_nothing_is_refused_and_nothing_remembered_when_nothing_is_scarce() -> None:
     gate = Gate(GateSettings(), {"nothing": lambda: 0.5}, now_s=0.0)
 

@@ -2,9 +2,12 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from itertools import chain, repeat
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.monitoring.scenarios import BEGIN_S, SCENARIOS, Scenario, book, events_of, point
 
 from seawall.monitoring.alerts import REFRACTORY_S, AlertBook, AlertEvent, Turn
@@ -36,7 +39,7 @@ def turns(events: Iterable[tuple[int, AlertEvent]]) -> list[tuple[int, Turn]]:
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_a_page_comes_as_soon_as_promised_or_not_at_all(scenario: Scenario) -> None:
-    events = events_of(scenario)
+    events = [*events_of(scenario)]
     pages = [(at_s, event.alert) for at_s, event in events if event.wakes]
 
     if scenario.pages_within_s is None:
@@ -168,36 +171,64 @@ def test_what_another_has_found_joins_and_ends_when_it_is_not_found_again() -> N
     ]
 
 
+STRETCHES = st.tuples(st.integers(1, 40), st.sampled_from([0.0, 0.01, 0.3, 1.0]), st.integers(0, 4), st.integers(0, 20))
+
+
+@settings(max_examples=50, deadline=None)
+@given(stretches=st.lists(STRETCHES, max_size=12))
+def test_what_is_active_has_fired_and_is_not_over(stretches: list[tuple[int, float, int, int]]) -> None:
+    alerts, fired, is_open, now_s = book(), set[tuple[str, str]](), False, NOW_S
+    for seconds, share, nodes, pause_s in stretches:
+        now_s += pause_s
+        for _ in range(seconds):
+            now_s += 1
+            asked = 50.0 if nodes else 0.0
+            now = point(requests=asked, failed=asked * share, nodes=nodes, **{"nodes.expected": 4.0})
+            for event in alerts.observe(BEGIN_S + now_s, now, now_s):
+                if event.fired:
+                    assert is_open is (event.turn is Turn.JOINED)
+                    fired.add((event.alert.name, event.alert.rule))
+                else:
+                    assert is_open
+                    fired.remove((event.alert.name, event.alert.rule))
+                    assert (event.turn is Turn.OVER) is (not fired)
+                is_open = bool(fired)
+            assert {(alert.name, alert.rule) for alert in alerts.active} == fired
+            assert json.loads(json.dumps(alerts.as_json()))["active"] == [asdict(alert) for alert in alerts.active]
+
+
 # Nodes.
 
 
-def test_that_no_node_reports_is_a_page_within_three_seconds() -> None:
+def test_that_no_node_reports_is_a_page_at_once() -> None:
     silent = point(nodes=0, **{"nodes.expected": 1.0})
 
     [(second, event)] = told(book(), [*[WELL] * 60, *[silent] * 4])
 
-    assert second == 62
+    assert second == 60
     assert event.wakes
     assert event.alert.name == "nodes"
-    assert event.alert.began_s == BEGIN_S + 60
-    assert event.alert.reason == "No node has been ready to serve for 3 s. None reports."
+    # They are counted until they were silent for 3 s.
+    assert event.alert.began_s == BEGIN_S + 57
+    assert event.alert.reason == "No node has reported for 3 s, of 1."
 
 
-def test_that_no_node_is_ready_is_a_page() -> None:
+def test_that_no_node_is_ready_is_a_page_within_three_seconds() -> None:
     unready = point(nodes=2, **{"nodes.ready": 0.0})
 
-    [(_, event)] = told(book(), [*[point(nodes=2, requests=9)] * 60, *[unready] * 4])
+    [(second, event)] = told(book(), [*[point(nodes=2, requests=9)] * 60, *[unready] * 4])
 
+    assert second == 62
     assert event.wakes
-    assert event.alert.reason.endswith("2 of 2 report, and say that they are not ready.")
+    assert event.alert.reason == "No node has been ready for 3 s; 2 of 2 report, and say so."
 
 
-def test_a_node_that_hangs_is_a_warning_within_five_seconds_and_half_of_them_a_page_if_it_lasts() -> None:
+def test_a_node_that_hangs_is_a_warning_at_once_and_half_of_them_a_page_if_it_lasts() -> None:
     hung = point(requests=25, nodes=1, **{"nodes.expected": 2.0})
 
     events = told(book(), [*[point(requests=50, nodes=2)] * 60, *[hung] * 30])
 
-    assert turns(events) == [(62, Turn.OPENED), (74, Turn.JOINED)]
+    assert turns(events) == [(60, Turn.OPENED), (72, Turn.JOINED)]
     assert [(event.severity, event.wakes) for _, event in events] == [(Severity.WARNING, False), (Severity.PAGE, True)]
 
 
@@ -208,8 +239,19 @@ def test_nodes_may_take_their_time_to_start_and_to_come_in_addition() -> None:
     assert told(book(), [*[starting] * 50, *[WELL] * 60, *[growing] * 50, *[point(nodes=4)] * 9]) == []
 
 
-def test_a_second_or_two_without_a_report_is_no_news() -> None:
-    hiccup = [point(nodes=0, **{"nodes.expected": 1.0})] * 2
+def test_nodes_that_never_come_are_told() -> None:
+    starting = point(nodes=0, **{"nodes.expected": 1.0})
+    growing = point(requests=50, nodes=1, **{"nodes.expected": 4.0})
+
+    [(never, first)] = told(book(), [starting] * 70)
+    [(too_few, second)] = told(book(), [*[WELL] * 60, *[growing] * 70])
+
+    assert (never, first.wakes) == (60, True)
+    assert (too_few, second.wakes) == (120, False)
+
+
+def test_that_no_node_was_ready_for_a_moment_is_no_news() -> None:
+    hiccup = [point(nodes=1, **{"nodes.ready": 0.0})] * 2
 
     assert told(book(), [*[WELL] * 60, *hiccup, *[WELL] * 60, *hiccup, *[WELL] * 60]) == []
 

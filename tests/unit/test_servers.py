@@ -53,6 +53,15 @@ def test_a_primary_that_is_ill_is_still_the_primary_if_nobody_else_is() -> None:
     assert readers_of(servers, servers[0]) == ()
 
 
+def test_a_replica_that_was_put_out_is_asked_nothing_not_even_what_is_old() -> None:
+    primary, out, well = leader(), server(), server()
+    out.is_put_out = True
+    out.fresh_s = well.fresh_s = 1.0
+
+    assert readers_of([primary, out, well], primary) == (well,)
+    assert freshest_of([primary, out], now_s=1.0, age_max_s=10.0) is None
+
+
 def test_replicas_are_asked_unless_they_are_ill_late_or_follow_somebody_else() -> None:
     primary, well, ill, late, stranger = leader(), server(), server(is_ill=True), server(), server(timeline=2)
     late.is_awaited_at = late.replayed + 1

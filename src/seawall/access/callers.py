@@ -71,6 +71,11 @@ class Credentials:
             raise DatabaseDown("Access keys cannot be checked: the database has been away for too long.")
         return credential
 
+    def caller_of(self, access_key: str) -> Caller | None:
+        """Return whose a key is, if that is known, trusted or not: it is for counting, not for letting anybody in."""
+        credential = self._known.get(access_key)
+        return None if credential is None else credential.caller
+
     async def find(self, access_key: str) -> Credential | None:
         """Return the credential of an access key, or None where there is no such key.
 

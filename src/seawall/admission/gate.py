@@ -158,6 +158,9 @@ class Gate:
                 rank = max(urgency, Urgency.NORMAL) * LEVELS + LEVELS - 1
             case Standing.BEYOND:
                 rank = BEYOND_SHARE
+            case Standing.CAPPED:
+                # What it would ask for says nothing of what can be served: the pace hears nothing of it.
+                return self.turn_down(urgency)
         self._arrived[rank] += 1
         if self._admitted >= self._admitted_most or now_s >= self._look_by_s:
             self.look(now_s)

@@ -34,6 +34,8 @@ class Standing(IntEnum):
     """It takes its whole share."""
     BEYOND = 2
     """It has had its share."""
+    CAPPED = 3
+    """It has had what an operator, or the keeper, lets it have, however much is free."""
 
 
 @dataclass(slots=True)
@@ -42,6 +44,19 @@ class _Bucket:
 
     left: float
     at_s: float
+
+
+@dataclass(slots=True)
+class _Cap:
+    """What one tenant may have at the most. State: what it may still have, and as of when."""
+
+    per_s: float
+    until_s: float
+    bucket: _Bucket
+
+    @property
+    def burst(self) -> float:
+        return max(1.0, self.per_s * BURST_S)
 
 
 class Shares:
@@ -60,6 +75,7 @@ class Shares:
         self._wanting_before: set[int] = set()
         self._turns_s = 0.0
         self._buckets: dict[int, _Bucket] = {}
+        self._caps: dict[int, _Cap] = {}
 
     def __repr__(self) -> str:
         return f"<Shares {len(self._now)} tenants, {self.fair_per_s:.1f} a second are fair>"
@@ -69,6 +85,8 @@ class Shares:
 
         Where nobody is turned away, nobody takes too much.
         """
+        if self._caps and self._is_capped(tenant, now_s=now_s, cost=cost):
+            return Standing.CAPPED
         if self.fair_per_s == math.inf:
             return Standing.LIGHT
         bucket = self._fill(tenant, now_s)
@@ -77,8 +95,24 @@ class Shares:
         bucket.left -= cost
         return Standing.LIGHT if bucket.left > self._burst / 2 else Standing.HEAVY
 
+    def cap(self, tenant: int, per_s: float | None, *, now_s: float, until_s: float) -> None:
+        """Let a tenant be charged no more than so much a second until then, however much is free; None: as it likes."""
+        if per_s is None:
+            self._caps.pop(tenant, None)
+        elif (known := self._caps.get(tenant)) is not None:
+            known.per_s, known.until_s = per_s, until_s
+        else:
+            self._caps[tenant] = _Cap(per_s, until_s, _Bucket(max(1.0, per_s * BURST_S), now_s))
+
+    def caps(self, now_s: float) -> dict[int, float]:
+        """Return who is capped, and at how much a second."""
+        return {tenant: cap.per_s for tenant, cap in self._caps.items() if cap.until_s > now_s}
+
     def charge(self, tenant: int, *, now_s: float, cost: float) -> None:
         """Take so much out of a tenant's share that nobody knew of when it asked."""
+        cap = self._caps.get(tenant)
+        if cap is not None:
+            cap.bucket.left = max(-cap.burst, cap.bucket.left - cost)
         if self.fair_per_s < math.inf:
             self._fill(tenant, now_s).left -= cost
 
@@ -116,6 +150,21 @@ class Shares:
             self._buckets.clear()
         elif len(self._buckets) > TENANTS_MAX:
             self._buckets = {tenant: bucket for tenant, bucket in self._buckets.items() if tenant in usages}
+
+    def _is_capped(self, tenant: int, *, now_s: float, cost: float) -> bool:
+        cap = self._caps.get(tenant)
+        if cap is None:
+            return False
+        if cap.until_s <= now_s:
+            del self._caps[tenant]
+            return False
+        bucket = cap.bucket
+        bucket.left = min(cap.burst, bucket.left + (now_s - bucket.at_s) * cap.per_s)
+        bucket.at_s = now_s
+        if bucket.left < min(cost, cap.burst):
+            return True
+        bucket.left -= cost
+        return False
 
     @property
     def _burst(self) -> float:

@@ -121,17 +121,27 @@ class DiskReserve:
             self.promised_bytes -= size_bytes
             self._free_bytes -= size_bytes
 
+    @property
+    def free_bytes(self) -> int:
+        """How much can be written before the reserve is touched, as of at most `FREE_SPACE_SEEN_FOR_S` ago."""
+        with self._lock:
+            self._see()
+            return self._free_bytes - self.promised_bytes - self.reserve_bytes
+
     def check(self, size_bytes: int) -> None:
         """Raise StorageFull if `size_bytes` could not be promised now."""
         with self._lock:
             self._check(size_bytes)
 
-    def _check(self, size_bytes: int) -> None:
+    def _see(self) -> None:
         now_s = monotonic_s()
         if now_s - self._seen_at_s > FREE_SPACE_SEEN_FOR_S:
             seen = os.statvfs(self._root)
             self._free_bytes = seen.f_bavail * seen.f_frsize
             self._seen_at_s = now_s
+
+    def _check(self, size_bytes: int) -> None:
+        self._see()
         if self._free_bytes - self.promised_bytes - size_bytes < self.reserve_bytes:
             raise StorageFull
 

@@ -13,6 +13,7 @@ from seawall.blobs.disk import CachedReads, Descriptor, read_failure, read_fully
 from seawall.blobs.frames import FRAME_BYTES, frame_count, frames_of
 from seawall.blobs.threads import DiskThreads
 from seawall.errors import BlobCorrupt
+from seawall.telemetry.segments import Segment, timed
 
 T = TypeVar("T")
 
@@ -109,12 +110,14 @@ class FileReader:
         Raises:
             BlobCorrupt: the frame, or its checksum, is not what was written.
         """
-        await self._in_thread(lambda: self._fill(index, self._threads.buffer()[: self._frame_size(index)]))
+        with timed(Segment.DISK):
+            await self._in_thread(lambda: self._fill(index, self._threads.buffer()[: self._frame_size(index)]))
 
     async def crc64nvme(self) -> int:
         """Return the checksum of the whole data, as it was when written."""
         if not self._try_load():
-            await self._in_thread(self._load)
+            with timed(Segment.DISK):
+                await self._in_thread(self._load)
         assert self._sums is not None
         return self._sums.crc64nvme
 
@@ -132,7 +135,8 @@ class FileReader:
                 self._checked(index, frame)
                 await asyncio.sleep(0)  # a large file in the page cache must not keep the loop to itself
             else:
-                await self._in_thread(self._fill, index, frame)
+                with timed(Segment.DISK):
+                    await self._in_thread(self._fill, index, frame)
             first = index * FRAME_BYTES
             yield frame[max(start - first, 0) : stop - first]
 

@@ -27,6 +27,7 @@ from seawall.blobs.frames import RunningSums
 from seawall.blobs.locations import new_file_name
 from seawall.blobs.threads import DiskThreads
 from seawall.errors import StorageFull
+from seawall.telemetry.segments import Segment, timed
 
 
 class FileWriter:
@@ -117,7 +118,8 @@ class FileWriter:
             StorageFull: the disk is full; the file is discarded.
             DiskFailed: the disk failed; the file is discarded.
         """
-        return await self._directories.publish(self._name, self._finish, otherwise=self.discard)
+        with timed(Segment.DISK):
+            return await self._directories.publish(self._name, self._finish, otherwise=self.discard)
 
     def _finish(self, path: Path) -> None:
         """Make the data durable, then give the file its final name."""
@@ -149,7 +151,8 @@ class FileWriter:
     async def abort(self) -> None:
         """Do as `discard`, in a thread: removing much takes the disk a while."""
         if self._state == "open":
-            await self._threads.run(self.discard)
+            with timed(Segment.DISK):
+                await self._threads.run(self.discard)
 
     def _check_open(self) -> None:
         if self._state != "open":

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from seawall.errors import Overloaded
+from seawall.telemetry.segments import unwatched
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -60,7 +61,7 @@ class GroupCommit(Generic[Item, Answer]):
         self._queue.append((item, size_bytes, waiter))
         self._queued_bytes += size_bytes
         if self._draining is None:
-            self._draining = asyncio.create_task(self._drain())
+            self._draining = asyncio.create_task(unwatched(self._drain()))
         return await waiter
 
     async def idle(self) -> None:

@@ -35,7 +35,9 @@ from seawall.blobs.segments import (
 )
 from seawall.blobs.settings import MIB, BlobSettings
 from seawall.blobs.threads import DiskThreads
+from seawall.clock import monotonic_s
 from seawall.errors import Unavailable
+from seawall.telemetry.segments import STOPWATCH, Segment, timed
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -129,6 +131,11 @@ class DiskBlobStore:
         direct = takes_direct_writes(probe, self._threads.buffer()[:DIRECT_UNIT_BYTES])
         self._files.direct = self._segment_writer.direct = direct
 
+    @property
+    def free_bytes(self) -> int:
+        """How much room there is before writes are refused."""
+        return self._reserve.free_bytes
+
     # Small blobs: records in segments.
 
     async def append(self, *data: Bytes) -> str:
@@ -147,10 +154,14 @@ class DiskBlobStore:
         record = Record.of(*data)
         size = record.size_bytes
         self._reserve.promise(size)
+        watch = STOPWATCH.get()
+        before = None if watch is None else watch.switch(Segment.DISK, monotonic_s())
         try:
             return await self._appends.join(record, size_bytes=size)
         finally:
             self._reserve.settle(size)
+            if watch is not None and before is not None:
+                watch.switch(before, monotonic_s())
 
     def check_room(self, size_bytes: int) -> None:
         """Refuse what would eat into the disk's reserve, though it goes to the database beside us.
@@ -182,7 +193,8 @@ class DiskBlobStore:
         data = self.try_read(location, size)
         if data is None:
             self.reads_waited += 1
-            data = await self._threads.run(read_record, self.settings.root, location, size)
+            with timed(Segment.DISK):
+                data = await self._threads.run(read_record, self.settings.root, location, size)
         return data
 
     # Large blobs: files of their own.
@@ -222,7 +234,8 @@ class DiskBlobStore:
         """
         if not self._is_open:
             raise Unavailable("the blob store is closed")
-        return await self._files.link(location)
+        with timed(Segment.DISK):
+            return await self._files.link(location)
 
     async def delete(self, location: str) -> None:
         """Remove a large blob; one that is gone already is fine. Readers that have it open may finish.
@@ -237,7 +250,8 @@ class DiskBlobStore:
 
         A cancelled caller stops waiting; the call is still made.
         """
-        return await self._threads.run(call, *args, **kwargs)
+        with timed(Segment.DISK):
+            return await self._threads.run(call, *args, **kwargs)
 
     # Housekeeping, for those who know the catalogue.
 

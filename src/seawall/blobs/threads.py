@@ -11,6 +11,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from mmap import mmap
 from typing import ParamSpec, TypeVar
 
+from seawall.telemetry.segments import unwatched
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -43,7 +45,7 @@ class DiskThreads:
 
     def keep(self, work: Coroutine[object, object, T]) -> asyncio.Task[T]:
         """Start work that must reach its end though its caller be cancelled."""
-        task = asyncio.create_task(work)
+        task = asyncio.create_task(unwatched(work))
         self._kept.add(task)
         task.add_done_callback(self._kept.discard)
         return task

@@ -8,6 +8,7 @@ from seawall.cli.drill import drill
 from seawall.cli.gc import gc
 from seawall.cli.migrate import migrate
 from seawall.cli.node import node
+from seawall.cli.notify import notify
 from seawall.cli.scrub import scrub
 from seawall.cli.status import status
 from seawall.cli.up import up
@@ -21,7 +22,7 @@ def seawall() -> None:
     """Cloud file storage that stays up when the crowd arrives."""
 
 
-for command in (up, node, migrate, status, user, drill, gc, scrub):
+for command in (up, node, migrate, status, user, drill, gc, scrub, notify):
     seawall.add_command(command)
 
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from seawall.cli.options import json_option
-from seawall.drills import scoreboard
+from seawall.drills import accuracy, scoreboard
 from seawall.drills.chart import fault_timeline, timelines
 from seawall.drills.debacle import DEBACLE, replay
 from seawall.drills.faults import FAULTS, Fault, Need
@@ -66,6 +66,7 @@ def list_(*, as_json: bool) -> None:
     known = {
         "debacle": "The outage, replayed in two acts with the same load: as it was, and as it is.",
         "surge": "Far more users than can be served, and how the service takes it.",
+        "diagnosis": "Every fault and trap, and whether the service names what was broken.",
     }
     faults = {f"fault {fault.name}": fault_line(fault) for fault in FAULTS}
     everything = {**known, **faults}
@@ -211,6 +212,25 @@ def fault(*, name: str | None, as_list: bool, seconds: float, out: Path | None, 
                 (out / f"{result.fault.name}.svg").write_text(fault_timeline(result))
     click.echo(json.dumps(found, indent=2) if as_json else scoreboard.faults_text(results))
     raise SystemExit(0 if found["held"] else 1)
+
+
+@drill.command()
+@click.option("--times", type=click.IntRange(min=1, max=100), default=1, show_default=True,
+              help="How often each is rehearsed.")  # fmt: skip
+@click.option("--only", multiple=True, type=click.Choice([fault.name for fault in FAULTS]), metavar="NAME",
+              help="A fault; may be given several times.")  # fmt: skip
+@json_option
+def diagnosis(*, times: int, only: Sequence[str], as_json: bool) -> None:
+    """Break everything that can be broken, and see whom the service suspects. Some 50 s for each.
+
+    Exit code 0 if nine in ten are right, and no trap was taken.
+    """
+    wanted = [one for one in FAULTS if not only or one.name in only]
+    trials = held_to_the_end(
+        lambda: accuracy.try_each(wanted, times=times, tell=lambda line: click.echo(line, err=True))
+    )
+    click.echo(json.dumps(accuracy.as_json(trials), indent=2) if as_json else accuracy.markdown(trials))
+    raise SystemExit(0 if accuracy.is_good(trials) else 1)
 
 
 def held_to_the_end(run: Callable[[], Coroutine[Any, Any, Found]]) -> Found:

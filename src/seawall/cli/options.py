@@ -11,7 +11,18 @@ from seawall.settings import Settings
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 # A secret on a command line can be read by everybody on the machine.
-NOT_OPTIONS = frozenset({"root_secret_key", "database_url"})
+NOT_OPTIONS = frozenset(
+    {
+        "root_secret_key",
+        "database_url",
+        "notify_webhook_url",
+        "notify_webhook_token",
+        "notify_slack_url",
+        "notify_pagerduty_key",
+        "notify_ntfy_url",
+        "notify_ntfy_token",
+    }
+)
 
 
 def setting_options(command: Command) -> Command:

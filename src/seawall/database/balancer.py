@@ -210,6 +210,23 @@ class Balancer:
             await asyncio.sleep(CATCH_UP_PAUSE_S)
         return True
 
+    # What somebody who knows more decides.
+
+    def put_out(self, name: str, *, until_s: float) -> bool:
+        """Ask a replica nothing until then, on the monotonic clock; return False where there is no such replica.
+
+        Who writes is none of this: the primary is never put out. In the past, `until_s` lets it in again.
+        """
+        server = next((one for one in self.servers if one.endpoint.name == name), None)
+        if server is None or server is self.primary:
+            return False
+        was_out, server.out_until_s = server.is_put_out, until_s
+        self._decide()
+        if server.is_put_out and not was_out:
+            log.warning("database.server_put_out", extra={"server": name})
+            server.pool.abandon()
+        return True
+
     # Checks.
 
     async def _watch(self, server: Server) -> None:
@@ -272,6 +289,9 @@ class Balancer:
 
     def _decide(self) -> None:
         before, self.primary = self.primary, primary_of(self.servers)
+        now_s = monotonic_s()
+        for server in self.servers:
+            server.is_put_out = server.out_until_s > now_s
         self.readers = readers_of(self.servers, self.primary)
         if self.primary is before:
             return

@@ -23,6 +23,7 @@ from seawall.database.waiting import LIMIT, TARGET_S, Waiter, WaitingRoom
 from seawall.errors import DatabaseDown, DeadlineExceeded, OutcomeUnknown, Overloaded
 from seawall.telemetry.metrics import WIDTH_BUCKETS, Histogram
 from seawall.telemetry.purpose import PURPOSE, Purpose
+from seawall.telemetry.segments import STOPWATCH, Segment, Stopwatch
 
 # More keys a statement save little more, and make the last caller wait for the first's row.
 WIDTH_MAX = 128
@@ -33,6 +34,9 @@ WIDTH_GOOD = 48
 SWEEP_EVERY_S = 0.1
 # How long a lane waits for a connection, those in the room being told of their own ends meanwhile.
 LANE_PATIENCE_S = 5.0
+
+# Looked up once: each row needs them.
+WAITS, IS_AT_THE_SERVER = Segment.DATABASE_WAIT, Segment.DATABASE
 
 ELSEWHERE: Final = object()
 """Instead of an answer: this row must be asked for elsewhere."""
@@ -113,12 +117,32 @@ class Batcher:
         """How many statements were not sent, each with its way to the server and back, since another took the row."""
         return int(self.widths.total) - sum(self.widths.counts)
 
+    async def ask(self, row: Sequence[object], *, deadline_s: float) -> Any:
+        """Queue one row, and return its answer; on the request's stopwatch it waits, and then is at the server.
+
+        Raises: as `submit`, and what the statement raised.
+        """
+        watch = STOPWATCH.get()
+        if watch is None:
+            return await self.submit(row, deadline_s=deadline_s)
+        before = watch.switch(WAITS, monotonic_s())
+        try:
+            return await self.submit(row, deadline_s=deadline_s, watch=watch)
+        finally:
+            watch.switch(before, monotonic_s())
+
     def submit(
-        self, row: Sequence[object], *, deadline_s: float, purpose: Purpose | None = None
+        self,
+        row: Sequence[object],
+        *,
+        deadline_s: float,
+        purpose: Purpose | None = None,
+        watch: Stopwatch | None = None,
     ) -> "asyncio.Future[asyncpg.Record | None]":
         """Queue one row; the future gives its answer, or None where the statement returned none.
 
-        It is done in the name of the running task, unless another purpose is given.
+        It is done in the name of the running task, unless another purpose is given. `watch` is of the request that
+        waits for the answer, for as long as it does.
 
         Raises:
             DeadlineExceeded: it is too late already.
@@ -129,7 +153,7 @@ class Batcher:
             raise DatabaseDown("The connections to the database are being closed.")
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[asyncpg.Record | None] = loop.create_future()
-        waiter = Waiter(answer, deadline_s, purpose or PURPOSE.get(), row)
+        waiter = Waiter(answer, deadline_s, purpose or PURPOSE.get(), row, watch=watch)
         if self._identity_width:
             waiter.identity = identity = tuple(row[: self._identity_width])
             if identity in self._behind:
@@ -154,6 +178,7 @@ class Batcher:
             if self._closed:
                 waiter.answer.set_exception(DatabaseDown("The connections to the database are being closed."))
             else:
+                _switch(waiter, WAITS, now_s)
                 self.room.put_back(waiter, now_s=now_s)
         self._start_another(asyncio.get_running_loop())
         if self._sweep is None and self.room:
@@ -279,6 +304,7 @@ class Batcher:
             self._start_lane(loop)
 
     async def _run_lane(self) -> None:
+        STOPWATCH.set(None)  # It began within a request, and works for many.
         lane = asyncio.current_task()
         assert lane is not None
         while self.room:
@@ -320,6 +346,10 @@ class Batcher:
         deadline_s = max(waiter.deadline_s for waiter in batch)
         self.sent_s = started_s
         self.under_way += len(batch)
+        for waiter in batch:
+            watch = waiter.watch
+            if watch is not None and not waiter.answer.done():  # As `_switch`.
+                watch.switch(IS_AT_THE_SERVER, started_s)
         if not self._identity_width:
             self._asked[id(batch)] = batch
         try:
@@ -397,6 +427,7 @@ class Batcher:
         again = [one for one in may if self._retries.spend()]
         for waiter in again:
             waiter.was_lost = True
+            _switch(waiter, WAITS, now_s)
             self.room.put_back(waiter, now_s=now_s)
         _take_out(batch, again)
 
@@ -415,6 +446,12 @@ class Batcher:
             sent = batch.copy()
             await self._tell_or_part(batch, error)
             _take_out(half, set(sent).difference(batch))
+
+
+def _switch(waiter: Waiter, segment: Segment, now_s: float) -> None:
+    """Say what a request waits for; one that was answered, or is gone, does something else by now."""
+    if waiter.watch is not None and not waiter.answer.done():
+        waiter.watch.switch(segment, now_s)
 
 
 def _take_out(batch: list[Waiter], waiters: Iterable[Waiter]) -> None:

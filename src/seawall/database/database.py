@@ -11,7 +11,7 @@ import asyncpg
 
 from seawall.clock import monotonic_s
 from seawall.database.balancer import REPLICA_PATIENCE_S, Balancer
-from seawall.database.batching import Batcher
+from seawall.database.batching import WAITS, Batcher
 from seawall.database.endpoint import Endpoint
 from seawall.database.pool import CONNECTION_LOST, Connection, Lender, Pool, in_our_words
 from seawall.database.queries import Query
@@ -20,6 +20,7 @@ from seawall.database.servers import Server, expected_s, freshest_of
 from seawall.database.unpooled import Unpooled
 from seawall.errors import DatabaseDown, DeadlineExceeded, OutcomeUnknown
 from seawall.telemetry.purpose import PURPOSE, STALENESS
+from seawall.telemetry.segments import STOPWATCH, Segment, timed
 
 DRIVER_ERRORS = (asyncpg.PostgresError, *CONNECTION_LOST)
 """What the driver raises; what may pass is said in the house's words."""
@@ -185,7 +186,15 @@ class Database:
                     return await self._read_stale(query, key, stale)
             if query.gives_xmin:
                 batcher = self._chosen(query, batcher, self.balancer.readers)
-        return await batcher.submit(key, deadline_s=self._deadline_s())
+        # As `Batcher.ask`, without a coroutine of its own: this is done for every request.
+        watch = STOPWATCH.get()
+        if watch is None:
+            return await batcher.submit(key, deadline_s=self._deadline_s())
+        before = watch.switch(WAITS, monotonic_s())
+        try:
+            return await batcher.submit(key, deadline_s=self._deadline_s(), watch=watch)
+        finally:
+            watch.switch(before, monotonic_s())
 
     def _chosen(self, query: Query, at_primary: Batcher, readers: Sequence[Server]) -> Batcher:
         """Return the better one of two places, chosen at random, where this can be read."""
@@ -223,7 +232,7 @@ class Database:
                 patience_s=REPLICA_PATIENCE_S,
             )
         fresh_s = server.fresh_s
-        row = await batcher.submit(key, deadline_s=self._deadline_s())
+        row = await batcher.ask(key, deadline_s=self._deadline_s())
         STALENESS.set(max(STALENESS.get(), monotonic_s() - fresh_s))
         return row
 
@@ -253,7 +262,7 @@ class Database:
                 identity_width=identity_width,
                 echo=echo,
             )
-        return await batcher.submit(row, deadline_s=self._deadline_s())
+        return await batcher.ask(row, deadline_s=self._deadline_s())
 
     async def _ask_alone(self, query: Query, row: Sequence[object]) -> Any:
         """Send a batch of one."""
@@ -277,8 +286,10 @@ class Database:
                 return await transaction.fetch(query, *arguments)
         deadline_s = self._deadline_s(patience_s)
         try:
-            async with self._lender.connection(deadline_s=deadline_s, query=query) as connection:
-                return await connection.fetch(query, *arguments, timeout_s=max(0.001, deadline_s - monotonic_s()))
+            with timed(Segment.DATABASE_WAIT):
+                async with self._lender.connection(deadline_s=deadline_s, query=query) as connection:
+                    _is_lent()
+                    return await connection.fetch(query, *arguments, timeout_s=max(0.001, deadline_s - monotonic_s()))
         except DRIVER_ERRORS as error:
             raise (in_our_words(error) or error) from error
 
@@ -297,15 +308,17 @@ class Database:
         deadline_s = self._deadline_s(patience_s)
         is_committing = False
         try:
-            async with self._lender.connection(deadline_s=deadline_s) as connection:
-                transaction = Transaction(connection, deadline_s=deadline_s)
-                await transaction.say(connection.begin)
-                if patience_s is not None:
-                    # The connection's own limit is for statements that somebody waits for.
-                    await transaction.say(f"set local statement_timeout = {int(patience_s * 1000)}")
-                yield transaction
-                is_committing = True
-                await transaction.say("commit")
+            with timed(Segment.DATABASE_WAIT):
+                async with self._lender.connection(deadline_s=deadline_s) as connection:
+                    _is_lent()
+                    transaction = Transaction(connection, deadline_s=deadline_s)
+                    await transaction.say(connection.begin)
+                    if patience_s is not None:
+                        # The connection's own limit is for statements that somebody waits for.
+                        await transaction.say(f"set local statement_timeout = {int(patience_s * 1000)}")
+                    yield transaction
+                    is_committing = True
+                    await transaction.say("commit")
         except DRIVER_ERRORS as error:
             ours = in_our_words(error)
             if isinstance(ours, OutcomeUnknown) and not is_committing:
@@ -317,6 +330,13 @@ class Database:
         deadline_s = monotonic_s() + (self.settings.patience_s if patience_s is None else patience_s)
         given_s = PURPOSE.get().deadline_s
         return deadline_s if given_s is None else min(deadline_s, given_s)
+
+
+def _is_lent() -> None:
+    """Note on the request's stopwatch that it has its connection: from now on it waits for the server."""
+    watch = STOPWATCH.get()
+    if watch is not None:
+        watch.switch(Segment.DATABASE, monotonic_s())
 
 
 def _expected_s(batcher: Batcher, now_s: float) -> float:

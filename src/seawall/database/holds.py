@@ -70,6 +70,10 @@ class Holds:
     def __init__(self) -> None:
         self.lent: set[Hold] = set()
         self.durations: dict[tuple[str, str], Histogram] = {}
+        self.ended = 0
+        """How many have come back."""
+        self.ended_s = 0.0
+        """How long these were lent in all."""
         self.mean_s = 0.0
         self._means_s: dict[str, float] = {}
         self._window: dict[Account, float] = {}
@@ -89,6 +93,8 @@ class Holds:
         """Note that it came back."""
         self.lent.discard(hold)
         held_s = now_s - hold.since_s
+        self.ended += 1
+        self.ended_s += held_s
         query = hold.query or hold.site
         # New values count a tenth: the mean follows a change within some dozens of statements.
         self.mean_s += (held_s - self.mean_s) * 0.1
@@ -101,6 +107,10 @@ class Holds:
         durations.observe(held_s)
         self._turn_window(now_s)
         self._charge(self._window, hold, held_s)
+
+    def held_s(self, now_s: float) -> float:
+        """Return how long connections were lent in all, those that are out now included."""
+        return self.ended_s + sum(now_s - hold.since_s for hold in self.lent)
 
     def relative_cost(self, query: str) -> float:
         """Return how long this query holds a connection, the average of all being 1; between 0.1 and 100."""

@@ -188,6 +188,8 @@ class Connection:
     prepared: dict[Query, "asyncpg.prepared_stmt.PreparedStatement[asyncpg.Record]"] = field(default_factory=dict)
     begin: str = "begin"
     has_session: bool = True
+    durations: dict[str, Histogram] = field(default_factory=dict)
+    """How long statements took, by the names of their queries; a pool's connections have one together."""
 
     def on_behalf_of(self, purposes: Sequence[Purpose]) -> None:
         """Say in whose name it is held, where that is more than one."""
@@ -198,6 +200,16 @@ class Connection:
         """Run one named statement and return its rows."""
         if self.hold is not None:
             self.hold.query = query.name
+        started_s = monotonic_s()
+        try:
+            return await self._fetch(query, arguments, timeout_s)
+        finally:
+            durations = self.durations.get(query.name)
+            if durations is None:
+                durations = self.durations[query.name] = Histogram(DURATION_BUCKETS_S)
+            durations.observe(monotonic_s() - started_s)
+
+    async def _fetch(self, query: Query, arguments: Sequence[object], timeout_s: float) -> list[asyncpg.Record]:
         if not self.has_session:
             return await self._fetch_without_session(query, arguments, deadline_s=monotonic_s() + timeout_s)
         statement = self.prepared.get(query)
@@ -269,6 +281,8 @@ class Pool:
         self.counts = PoolCounts()
         self.create_durations = Histogram(DURATION_BUCKETS_S)
         self.wait_durations = Histogram(DURATION_BUCKETS_S)
+        self.durations: dict[str, Histogram] = {}
+        """How long statements took, by the names of their queries."""
         self.on_failed_connect: Callable[[], None] | None = None
         """Called when the server could not be reached, but not when it is full."""
         self._endpoint = endpoint
@@ -657,6 +671,7 @@ class Pool:
                     used_s=now_s,
                     begin=dialect.begin,
                     has_session=dialect.has_session,
+                    durations=self.durations,
                 )
             pause_s = random.uniform(*CONNECT_PAUSE_S)  # noqa: S311 - jitter, not a secret
             await asyncio.sleep(min(pause_s, max(0.0, deadline_s - monotonic_s())))

@@ -63,6 +63,9 @@ class Server:
     """The server itself, where `endpoint` is a pooler before it: for checks and leases."""
     sighting: Sighting | None = None
     is_ill: bool = False
+    out_until_s: float = float("-inf")
+    """Until when it is left out whatever it says, since somebody who knows more had it put out."""
+    is_put_out: bool = False
     replayed: int = 0
     """What it had replayed when it was last looked at. It may have restarted since, and show less."""
     is_awaited_at: int = 0
@@ -134,13 +137,19 @@ def readers_of(servers: Sequence[Server], primary: Server | None) -> tuple[Serve
     if primary is None or primary.is_ill or primary.sighting is None or not primary.sighting.waits_for_disk:
         return ()
     return tuple(
-        one for one in servers if follows(one, primary) and not one.is_ill and not one.is_late and one.pool.size > 0
+        one
+        for one in servers
+        if follows(one, primary) and not one.is_ill and not one.is_late and not one.is_put_out and one.pool.size > 0
     )
 
 
 def freshest_of(servers: Sequence[Server], *, now_s: float, age_max_s: float) -> Server | None:
     """Return the replica whose answers are least old, if they are no older than that."""
-    replicas = [one for one in servers if one.sighting is not None and one.sighting.in_recovery and not one.is_ill]
+    replicas = [
+        one
+        for one in servers
+        if one.sighting is not None and one.sighting.in_recovery and not one.is_ill and not one.is_put_out
+    ]
     best = max(replicas, key=lambda one: one.fresh_s, default=None)
     return best if best is not None and now_s - best.fresh_s <= age_max_s else None
 

@@ -23,6 +23,7 @@ from typing import Any
 
 from seawall.errors import DeadlineExceeded, Overloaded
 from seawall.telemetry.purpose import INTERNAL, Purpose, Urgency
+from seawall.telemetry.segments import Stopwatch
 
 TARGET_S = 0.020
 INTERVAL_S = 0.200
@@ -50,6 +51,8 @@ class Waiter:
     arrived_s: float = 0.0
     was_lost: bool = False
     """Whether it was sent once, and the connection was lost."""
+    watch: Stopwatch | None = None
+    """Of the request it is for, while that waits for the answer."""
 
 
 @dataclass(slots=True)

@@ -246,12 +246,16 @@ async def rehearse(
     fault: Fault,
     *,
     seconds: float = SECONDS,
+    before_s: int = BEFORE_S,
     tell: Callable[[str], None] = lambda _: None,
     hear: Callable[[Progress], None] = lambda _: None,
+    during: Callable[[Instance], Coroutine[object, object, None]] | None = None,
 ) -> Rehearsal:
     """Break something for so long, on a service under load, put it right, and say how it went.
 
-    Whatever happens, nothing is left of it. `tell` hears what is begun, `hear` each second of the load.
+    Whatever happens, nothing is left of it. The load is on for `before_s` before anything is broken. `tell` hears what
+    is begun, `hear` each second of the load. `during` is what is done while it is broken; it is ended when it is put
+    right.
 
     Raises:
         CannotRehearse: what the fault needs cannot be had here.
@@ -266,7 +270,16 @@ async def rehearse(
         missing = fault.missing(scene.place)
         if missing:
             raise CannotRehearse(f"it needs {', and '.join(missing)}")
-        return await _perform(scene, fault, seconds=seconds, ledger=directory / "ledger", tell=tell, hear=hear)
+        return await _perform(
+            scene,
+            fault,
+            seconds=seconds,
+            before_s=before_s,
+            ledger=directory / "ledger",
+            tell=tell,
+            hear=hear,
+            during=during,
+        )
 
 
 async def rehearse_each(
@@ -418,15 +431,17 @@ async def _perform(
     fault: Fault,
     *,
     seconds: float,
+    before_s: int,
     ledger: Path,
     tell: Callable[[str], None],
     hear: Callable[[Progress], None],
+    during: Callable[[Instance], Coroutine[object, object, None]] | None,
 ) -> Rehearsal:
     """Put the load on, break, put right, watch, and look whether everything acknowledged is there."""
     steady, enough = asyncio.Event(), asyncio.Event()
 
     def listen(progress: Progress) -> None:
-        if progress.second + 1 >= BEFORE_S:
+        if progress.second + 1 >= before_s:
             steady.set()
         hear(progress)
 
@@ -436,7 +451,7 @@ async def _perform(
         await _unless_it_ends(steady.wait(), loading)
         tell(f"{fault.name}: {fault.about}")
         broken_s = monotonic_s()
-        async with fault.inject(scene.place):
+        async with fault.inject(scene.place), _beside(during, scene.direct):
             await _unless_it_ends(asyncio.sleep(seconds), loading)
             tell("putting it right")
         mended_s = monotonic_s()
@@ -455,6 +470,24 @@ async def _perform(
         lost=found.acknowledged - found.intact,
         unreadable=found.unreadable,
     )
+
+
+@asynccontextmanager
+async def _beside(
+    during: Callable[[Instance], Coroutine[object, object, None]] | None, instance: Instance
+) -> AsyncIterator[None]:
+    """Have something done for the length of the block; what went wrong with it is raised when that ends."""
+    if during is None:
+        yield
+        return
+    doing = asyncio.create_task(during(instance), name="during a fault")
+    try:
+        yield
+        if doing.done():
+            doing.result()
+    finally:
+        doing.cancel()
+        await see_through(_ended(doing))
 
 
 @asynccontextmanager

@@ -28,6 +28,13 @@ Address = tuple[str, int] | Path
 PIECE_BYTES: Final = 16 * 1024
 """How much goes at a time: little, so that a narrow way is narrow from the first second on."""
 
+PACKET_BYTES: Final = 1448
+"""How much a narrow way delivers at once: the payload of an Ethernet frame. A body of a few KiB arrives bit by bit
+there, as it would."""
+
+PACKETS_PER_S_MAX: Final = 200.0
+"""On a way that is less narrow, more is delivered at once, and less often."""
+
 PIECES_MAX: Final = 256
 """How many pieces are on the way in one direction; then the sender waits, as it does for a full window."""
 
@@ -161,17 +168,20 @@ class TcpProxy:
             free_s = 0.0
             while True:
                 due_s, piece = await on_the_way.get()
-                due_s = max(due_s, free_s)
                 if due_s > (now_s := monotonic_s()):
                     await asyncio.sleep(due_s - now_s)
-                await self._passable.wait()
                 if not piece:
+                    await self._passable.wait()
                     writer.write_eof()
                     return
-                writer.write(piece)
-                await writer.drain()
-                # The way is taken for as long as the piece needs.
-                free_s = monotonic_s() + len(piece) / self._weather.bytes_per_s
+                for packet in _packets(piece, self._weather.bytes_per_s):
+                    # The way is taken for as long as the packet needs, and it has arrived when all of it has.
+                    free_s = max(free_s, monotonic_s()) + len(packet) / self._weather.bytes_per_s
+                    if free_s > (now_s := monotonic_s()):
+                        await asyncio.sleep(free_s - now_s)
+                    await self._passable.wait()
+                    writer.write(packet)
+                    await writer.drain()
 
         async with asyncio.TaskGroup() as group:
             group.create_task(take())
@@ -200,6 +210,16 @@ async def tcp_proxy(target: Address, *, listen: Path | None = None) -> AsyncIter
 
 def _remove(path: Path) -> None:
     path.unlink(missing_ok=True)
+
+
+def _packets(piece: bytes, bytes_per_s: float) -> Iterator[bytes]:
+    """Yield a piece in parts as they arrive on a way with this rate: whole, where it takes no time."""
+    if math.isinf(bytes_per_s):
+        yield piece
+        return
+    size = max(PACKET_BYTES, round(bytes_per_s / PACKETS_PER_S_MAX))
+    for start in range(0, len(piece), size):
+        yield piece[start : start + size]
 
 
 async def _connect(target: Address) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

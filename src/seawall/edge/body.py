@@ -7,8 +7,10 @@ acceptable rate are the server's affair.
 import asyncio
 from collections.abc import AsyncIterator, Callable
 
+from seawall.clock import monotonic_s
 from seawall.edge.chunked import BadChunk, ChunkedDecoder
 from seawall.errors import IncompleteBody, Invalid, Overloaded
+from seawall.telemetry.segments import STOPWATCH, Segment
 
 HELD_MAX_BYTES = 512 * 1024
 HELD_MIN_BYTES = 32 * 1024
@@ -254,10 +256,14 @@ class Body:
         self._enough_bytes = enough_bytes
         if not self._is_worth_taking():
             self._consumer = asyncio.get_running_loop().create_future()
+            watch = STOPWATCH.get()
+            before = None if watch is None else watch.switch(Segment.NETWORK, monotonic_s())
             try:
                 await self._consumer
             finally:
                 self._consumer = None
+                if watch is not None and before is not None:
+                    watch.switch(before, monotonic_s())
         if self._failure is not None and not self._pieces:
             raise self._failure
 

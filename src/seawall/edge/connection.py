@@ -21,6 +21,8 @@ from seawall.edge.body import Body
 from seawall.edge.exchange import STATUS_LINES, ClientGone, Exchange, PutOff
 from seawall.edge.head import BadHead, Head, HeadParser
 from seawall.errors import IncompleteBody
+from seawall.telemetry.seconds import Outcome
+from seawall.telemetry.segments import STOPWATCH, Segment
 
 if TYPE_CHECKING:
     from seawall.edge.server import HttpServer
@@ -39,6 +41,8 @@ TURN_BYTES = 1024 * 1024
 # a thousand of them exhaust what the kernel has for all connections: 2.1 GiB against 0.2 (tcp(7), tcp_mem).
 UNSENT_MAX_BYTES = 256 * 1024
 NEVER = float("inf")
+# Looked up once.
+ENDED = Segment.OTHER
 # What these ask for changes nothing, so that it need not be done for somebody who has gone.
 READING_METHODS = frozenset({"GET", "HEAD"})
 # Closing with this resets the connection and frees what the kernel still holds for the client (socket(7), SO_LINGER).
@@ -61,6 +65,7 @@ class Connection(asyncio.BufferedProtocol):
         "_lingering",
         "_loop",
         "_lost",
+        "_opened_s",
         "_output",
         "_output_waiter",
         "_parser",
@@ -94,6 +99,8 @@ class Connection(asyncio.BufferedProtocol):
         self._half_closed = False
         self._lingering = False
         self._lost = False
+        # When it was opened, until something was received.
+        self._opened_s = 0.0
         self._output: socket.socket | None = None
         self._output_waiter: asyncio.Future[None] | None = None
         self._reading_paused = False
@@ -122,12 +129,14 @@ class Connection(asyncio.BufferedProtocol):
         self._transport.set_write_buffer_limits(high=0)
         peer = self._transport.get_extra_info("peername")
         self.peer = peer[0] if isinstance(peer, tuple) else "local"
-        self.deadline_s = self._loop.time() + self._server.settings.idle_s
+        self._opened_s = self._loop.time()
+        self.deadline_s = self._opened_s + self._server.settings.idle_s
         self._server.opened(self)
 
     def connection_lost(self, error: Exception | None) -> None:
         """End: called by the event loop."""
         self._lost = True
+        self._server.counts.reset += error is not None
         self._writing_paused = False
         self.output_deadline_s = NEVER
         self._wake_output(ClientGone())
@@ -157,6 +166,9 @@ class Connection(asyncio.BufferedProtocol):
         """Take received bytes: called by the event loop."""
         if self._lingering:
             return
+        if self._opened_s:
+            self._server.heard(self._loop.time() - self._opened_s)
+            self._opened_s = 0.0
         data = bytes(self._server.wide_view[:count])
         body = self._receiving
         if body is not None:
@@ -224,6 +236,7 @@ class Connection(asyncio.BufferedProtocol):
     def abort(self) -> None:
         """Close at once, and stop whatever is under way."""
         if self._task is not None and self._exchange is not None:
+            self._exchange.outcome = self._exchange.outcome or Outcome.FAILED
             self._stop(self._task, self._exchange)
         self._reset()
 
@@ -333,6 +346,7 @@ class Connection(asyncio.BufferedProtocol):
             self, head, body, peer=self.peer, request_id=server.next_request_id(), started_s=monotonic_s()
         )
         self._exchange = exchange
+        server.active += 1
         self._turn_bytes = 0
         if head.content_length == 0:
             self.deadline_s = self._loop.time() + server.settings.answer_s
@@ -353,6 +367,7 @@ class Connection(asyncio.BufferedProtocol):
         """Hold nothing but the socket, until it is time to say that the request was not started."""
         body = exchange.body
         body.release()
+        exchange.stopwatch.switch(Segment.ADMISSION, monotonic_s())
         if self._receiving is not None and (body.length is None or body.length - body.received > DISCARD_MAX_BYTES):
             self._pause_reading()
         if put_off.answer is None:
@@ -365,6 +380,7 @@ class Connection(asyncio.BufferedProtocol):
         try:
             answer(exchange)
         except Exception as error:  # noqa: BLE001 - as in `_serve`
+            exchange.outcome = Outcome.FAILED
             self._server.failed(exchange, error)
         self._end(exchange)
 
@@ -381,13 +397,17 @@ class Connection(asyncio.BufferedProtocol):
         return data
 
     async def _serve(self, exchange: Exchange) -> None:
+        # Requests of one connection may follow each other in one context.
+        STOPWATCH.set(exchange.stopwatch)
         try:
             await self._server.handler(exchange)
             if not exchange.answered:
                 raise RuntimeError("the handler did not answer")
         except ClientGone:
+            exchange.outcome = exchange.outcome or (Outcome.GONE if exchange.answered else Outcome.GAVE_UP)
             self._reset()
         except Exception as error:  # noqa: BLE001 - the last resort: a door translates what it can foresee
+            exchange.outcome = exchange.outcome or Outcome.FAILED
             self._server.failed(exchange, error)
             exchange.close_after = True
             if not exchange.answered:
@@ -404,8 +424,13 @@ class Connection(asyncio.BufferedProtocol):
 
     def _end(self, exchange: Exchange) -> None:
         """Finish the exchange and decide what becomes of the connection."""
+        now_s = monotonic_s()
+        exchange.stopwatch.switch(ENDED, now_s)
+        if not exchange.outcome and self._lost:
+            exchange.outcome = Outcome.GONE if exchange.answered else Outcome.GAVE_UP
         self._exchange = None
         self._task = None
+        self._server.active -= 1
         exchange.body.release()
         if self._lost:
             self._forget()
@@ -419,7 +444,7 @@ class Connection(asyncio.BufferedProtocol):
             else:
                 self._set_body_deadline(exchange.body)
                 self._resume_reading()
-        self._server.observe(exchange, monotonic_s() - exchange.started_s)
+        self._server.observe(exchange, now_s - exchange.started_s)
 
     def _become_idle(self) -> None:
         self._head_begun = False
@@ -604,10 +629,14 @@ class Connection(asyncio.BufferedProtocol):
 
     async def _wait_output(self) -> None:
         waiter = self._output_waiter = self._loop.create_future()
+        watch = STOPWATCH.get()
+        before = None if watch is None else watch.switch(Segment.NETWORK, monotonic_s())
         try:
             await waiter
         finally:
             self._output_waiter = None
+            if watch is not None and before is not None:
+                watch.switch(before, monotonic_s())
 
     def _wake_output(self, error: Exception | None = None) -> None:
         waiter = self._output_waiter

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from seawall.edge.body import Body
 from seawall.edge.head import Head
 from seawall.errors import SeawallError
+from seawall.telemetry.seconds import Outcome
+from seawall.telemetry.segments import Stopwatch
 
 if TYPE_CHECKING:
     from seawall.edge.connection import Connection
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 STATUS_LINES = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus if status.value >= 200
 }
+SERVED = Outcome.SERVED
 # These have no body by definition, and say nothing of its length (RFC 9110, 8.6).
 BODILESS = frozenset({204, 304})
 
@@ -28,8 +31,9 @@ class Exchange:
 
     Headers are text that stands for bytes, as Latin-1 reads them, in both directions.
 
-    `operation`, `account` and `error` are what the door found out, for metrics and the request's line; `urgency` is the
-    least urgent it is called by anybody, and `ticket` whatever the door's admission has to remember.
+    `operation`, `account` and `error` are what the door found out, for metrics and the request's line; `outcome` is
+    what became of it, where it was not served; `urgency` is the least urgent it is called by anybody, and `ticket`
+    whatever the door's admission has to remember.
     """
 
     __slots__ = (
@@ -44,6 +48,7 @@ class Exchange:
         "headers",
         "method",
         "operation",
+        "outcome",
         "path",
         "peer",
         "query",
@@ -51,6 +56,7 @@ class Exchange:
         "sent_bytes",
         "started_s",
         "status",
+        "stopwatch",
         "ticket",
         "urgency",
     )
@@ -71,6 +77,8 @@ class Exchange:
         self.operation = ""
         self.account: int | None = None
         self.error = ""
+        self.outcome = SERVED
+        self.stopwatch = Stopwatch(started_s)
         self.urgency = 0
         self.ticket = 0
         self.status = 0
@@ -126,6 +134,11 @@ class Exchange:
         await self._connection.send_file(descriptor, start=start, stop=stop)
         self._sending = False
         self.sent_bytes = sent_bytes
+
+    @property
+    def streamed(self) -> bool:
+        """Whether its body went out piece by piece, as fast as the client took it."""
+        return self._expected_bytes > 0
 
     @property
     def truncated(self) -> bool:

@@ -24,6 +24,8 @@ WIDE_BYTES = 256 * 1024
 NARROW_BYTES = 32 * 1024
 SWEEP_INTERVAL_S = 0.5
 BACKLOG = 4096
+# So many new connections are timed until somebody asks how long their first bytes took.
+TIMED_MAX = 1_000
 # Connections beyond the limit that are told so; those beyond even these are reset.
 TURNED_AWAY_MAX = 2_000
 # A handler that is cancelled gives back what it holds in this time.
@@ -60,6 +62,8 @@ class ServerCounts:
     bad_heads: int = 0
     expired: int = 0
     failed: int = 0
+    reset: int = 0
+    """Connections that the network, or the client, broke."""
 
 
 class HttpServer:
@@ -86,7 +90,13 @@ class HttpServer:
         self.narrow_view = self.wide_view[:NARROW_BYTES]
         self.window_bytes = settings.rate_min_bytes_per_s * settings.stall_s
         self.draining = False
+        self.active = 0
+        """How many requests were received and have not ended."""
         self.counts = ServerCounts()
+        self.sockets: list[socket.socket] = []
+        """What it listens on."""
+        self.first_bytes_s: list[float] = []
+        """How long new connections took to send something, until that is taken away."""
         self.common_headers = ""
         self._name = name
         self._request_id_header = request_id_header
@@ -129,6 +139,7 @@ class HttpServer:
         """Accept connections from a bound socket, from now on."""
         make: Callable[[], Connection] = lambda: Connection(self)  # noqa: E731 - a factory, typed
         self._listeners.append(await self.loop.create_server(make, sock=listener, backlog=BACKLOG))
+        self.sockets.append(listener)
 
     async def drain(self) -> None:
         """Take no more connections, let requests under way end, then close what is left."""
@@ -136,6 +147,7 @@ class HttpServer:
         for listener in self._listeners:
             listener.close()
         self._listeners.clear()
+        self.sockets.clear()
         for connection in [*self._connections]:
             connection.stop_when_idle()
         if not await self._all_close_within(self.settings.drain_s):
@@ -162,6 +174,11 @@ class HttpServer:
                 connection.abort()
             else:
                 connection.turn_away(f"{BUSY}{self.id_line(self.next_request_id())}\r\n".encode())
+
+    def heard(self, after_s: float) -> None:
+        """Note how long a new connection took to send its first byte."""
+        if len(self.first_bytes_s) < TIMED_MAX:
+            self.first_bytes_s.append(after_s)
 
     def closed(self, connection: Connection) -> None:
         """Forget a connection."""

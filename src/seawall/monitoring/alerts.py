@@ -274,20 +274,19 @@ class AlertBook:
                     watch.recall(point, step_s, now_s - ago_s)
 
     def _take(self, state: Mapping[str, Any], *, at_s: float, now_s: float) -> None:
-        if state["episode"] is not None:
-            found = state["episode"]
-            self.episode = Episode(**{**found, "severity": Severity(found["severity"])})
-            if self.episode.over_s is not None:
-                self._over_since_s = now_s - max(0.0, at_s - self.episode.over_s)
-        for found in state["active"]:
-            alert = Alert(**{**found, "severity": Severity(found["severity"])})
-            self._active[alert.name, alert.rule] = _Active(alert=alert)
-        self._told.extend((key, rank, from_s, until_s) for key, rank, from_s, until_s in state["told"])
-        while self._told and self._told[0][3] < at_s - 3 * DAY:
-            self._told.popleft()
+        episode = None
+        if (found := state["episode"]) is not None:
+            episode = Episode(**{**found, "severity": Severity(found["severity"])})
+        alerts = [Alert(**{**found, "severity": Severity(found["severity"])}) for found in state["active"]]
+        told = [(key, rank, from_s, until_s) for key, rank, from_s, until_s in state["told"]]
         for watch in self._watches:
-            if (found := state["watches"].get(f"{watch.name} {watch.rule}")) is not None:
-                watch.resume(found)
+            if (left := state["watches"].get(f"{watch.name} {watch.rule}")) is not None:
+                watch.resume(left)
+        self.episode = episode
+        if episode is not None and episode.over_s is not None:
+            self._over_since_s = now_s - max(0.0, at_s - episode.over_s)
+        self._active = {(alert.name, alert.rule): _Active(alert=alert) for alert in alerts}
+        self._told.extend(stretch for stretch in told if stretch[3] > at_s - 3 * DAY)
 
 
 def _alert_of(watch: Watch, trouble: Trouble, at_s: float) -> Alert:

@@ -52,6 +52,11 @@ class ObjectiveSettings:
                 )
 
 
+def slow_s_of(settings: ObjectiveSettings) -> dict[str, float]:
+    """Return until when an answer is in time, by group, as nodes count it. Nothing is promised of the rest."""
+    return {"reads": settings.read_s, "writes": settings.write_s, "others": settings.write_s}
+
+
 class Counts(NamedTuple):
     """How many there were, and how many of them went wrong."""
 

@@ -223,7 +223,7 @@ class Outbox:
         return sum(map(len, self._lines.values()))
 
     def put(self, notice: Notice) -> None:
-        """Have a notice sent to every target."""
+        """Have a notice sent to every target. To be called where the event loop runs."""
         for target, line in self._lines.items():
             self._give_up(target, line.put(notice, now_s=monotonic_s()), reason="too many notices wait for it")
             self._news[target].set()

@@ -70,7 +70,8 @@ class Culprit:
     """Who does it, where that is known: what mitigation acts upon.
 
     `kind` is `session` (of the database: `pid` is its process, `started_s` when its connection began, so that a number
-    used again is not mistaken for it), `tenant` (`number`), `replica` or `node` (`name`).
+    used again is not mistaken for it), `application` (all sessions of this `name`, `number` of them), `tenant`
+    (`number`), `replica` or `node` (`name`).
     """
 
     kind: str

@@ -14,7 +14,10 @@ from seawall.monitoring.windows import Windows
 from seawall.telemetry.points import GROUPS, Point, total
 
 IN_A_ROW: Final = 3
-"""So many seconds in a row something is so before it is believed: a node that is busy may miss one or two."""
+"""So many seconds in a row something is so before it is believed."""
+
+SILENT_S: Final = 3
+"""A node that was not heard of for so long is not among `nodes.up`: one that is busy may be late by one or two."""
 
 RESTART_S: Final = 15
 """So long the keeper may take to bring back nodes while others serve, before somebody is woken for half of them."""
@@ -172,61 +175,55 @@ class BurnWatch:
 class NodesWatch:
     """Looks at whether there are nodes that serve. State: how many there were lately, for how long some are missing.
 
-    It tells when none serves, or when some do not report that did a moment ago. Nodes that are wanted and have not been
-    there yet may take their time.
+    It tells when none serves, or when some are silent that were there a moment ago: for `SILENT_S`, since those heard
+    of in that time are what `nodes.up` counts. Nodes that are wanted and have not been there yet may take their time.
     """
 
     name = key = "nodes"
-    rule = "3s"
+    rule = f"{SILENT_S}s"
 
     def __init__(self) -> None:
         self._ups: deque[float] = deque(maxlen=START_S)
         self._has_served = False
         self._looks = 0
-        self._none = self._lost = self._short = 0
+        self._none = self._unready = self._missing = 0
         self._since_clean = 0
 
     def __repr__(self) -> str:
-        return f"<NodesWatch none for {self._none} s, fewer for {self._lost} s>"
+        return f"<NodesWatch none for {self._none} s, some missing for {self._missing} s>"
 
     def look(self, point: Point, now_s: float, *, counted: bool) -> Look:
         """Say whether this second had the nodes it should have."""
         up, expected = point.get("nodes.up"), point.get("nodes.expected")
         if up is None or expected is None:
             return Look(is_clean=False)
-        serving = min(up, point.get("nodes.ready", up))
+        ready = point.get("nodes.ready", up)
         self._looks += 1
-        self._has_served = self._has_served or serving > 0
+        self._has_served = self._has_served or min(up, ready) > 0
         if expected <= 0 or (not self._has_served and self._looks <= START_S):
             return CLEAN
         before = min(expected, max(self._ups, default=expected))
         self._ups.append(up)
-        self._none = self._none + 1 if serving <= 0 else 0
-        self._lost = self._lost + 1 if up < before else 0
-        self._short = self._short + 1 if up < expected else 0
-        self._since_clean = 0 if self._none or self._short else self._since_clean + 1
-        return Look(trouble=self._trouble(up, expected), is_clean=not (self._none or self._short))
-
-    def _trouble(self, up: float, expected: float) -> Trouble | None:
-        if self._none >= IN_A_ROW:
-            silent = "None reports." if up <= 0 else f"{up:g} of {expected:g} report, and say that they are not ready."
-            return Trouble(
-                severity=Severity.PAGE,
-                began_age_s=self._none - 1,
-                observed=0,
-                threshold=1,
-                reason=f"No node has been ready to serve for {self._none} s. {silent}",
-            )
-        if self._lost < IN_A_ROW and self._short <= START_S:
-            return None
-        is_half = 2 * up <= expected and self._short >= RESTART_S
-        return Trouble(
-            severity=Severity.PAGE if is_half else Severity.WARNING,
-            began_age_s=self._short - 1,
-            observed=up,
-            threshold=expected,
-            reason=f"{up:g} of {expected:g} nodes have reported for {self._short} s. The others are dead, or hang.",
-        )
+        self._none = self._none + 1 if up <= 0 else 0
+        self._unready = self._unready + 1 if ready <= 0 else 0
+        self._missing = self._missing + 1 if up < expected else 0
+        is_clean = not (self._unready or self._missing)
+        self._since_clean = self._since_clean + 1 if is_clean else 0
+        if self._none:
+            since_s = self._none - 1 + SILENT_S
+            reason = f"No node has reported for {since_s} s, of {expected:g}."
+            return _nodes_look(Severity.PAGE, since_s, observed=0, threshold=1, reason=reason)
+        if self._unready >= IN_A_ROW:
+            since_s = self._unready - 1
+            reason = f"No node has been ready for {self._unready} s; {up:g} of {expected:g} report, and say so."
+            return _nodes_look(Severity.PAGE, since_s, observed=0, threshold=1, reason=reason)
+        if up < before or self._missing > START_S:
+            since_s = self._missing - 1 + SILENT_S
+            is_half = up < before and 2 * up <= before and since_s >= RESTART_S
+            reason = f"{expected - up:g} of {expected:g} nodes hang, or are gone: silent for {since_s} s."
+            severity = Severity.PAGE if is_half else Severity.WARNING
+            return _nodes_look(severity, since_s, observed=up, threshold=expected, reason=reason)
+        return Look(is_clean=is_clean)
 
     def ended_age_s(self) -> float:
         """Return how many seconds before this one it was last so."""
@@ -242,6 +239,11 @@ class NodesWatch:
     def resume(self, found: Any) -> None:
         """Take whether nodes have served: those of before serve on while the keeper is away."""
         self._has_served = bool(found["has_served"])
+
+
+def _nodes_look(severity: Severity, since_s: float, *, observed: float, threshold: float, reason: str) -> Look:
+    trouble = Trouble(severity=severity, began_age_s=since_s, observed=observed, threshold=threshold, reason=reason)
+    return Look(trouble=trouble, is_clean=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

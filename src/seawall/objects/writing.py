@@ -4,13 +4,16 @@ A body of up to 2 KiB goes into its row, up to 1 MiB into a segment, and above t
 Large bodies are decoded, hashed and written in worker threads, a batch at a time.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from seawall.blobs import DiskBlobStore
+from seawall.clock import monotonic_s
 from seawall.errors import IncompleteBody
 from seawall.objects.digests import Digests
+from seawall.telemetry.segments import STOPWATCH, Segment
 
 # Hashing this much on the event loop costs less than the way to a thread and back.
 # When memory is short, bodies from here on have files of their own; smaller ones weigh little.
@@ -74,9 +77,13 @@ async def store_payload(payload: Payload, digests: Digests, blobs: DiskBlobStore
     pieces = payload.decode(await payload.read())
     size_bytes = sum(map(len, pieces))
     if size_bytes <= HASH_ON_LOOP_MAX_BYTES:
+        watch = STOPWATCH.get()
+        before = None if watch is None else watch.switch(Segment.HASHING, monotonic_s())
         digests.update(*pieces)
+        if watch is not None and before is not None:
+            watch.switch(before, monotonic_s())
     else:
-        await blobs.in_thread(digests.update, *pieces)
+        await _in_thread(blobs, lambda: _hash(digests, pieces))
     _check(payload, digests, size_bytes)
     if size_bytes <= inline_max_bytes:
         blobs.check_room(size_bytes)
@@ -87,16 +94,39 @@ async def store_payload(payload: Payload, digests: Digests, blobs: DiskBlobStore
 async def _store_large(payload: Payload, digests: Digests, blobs: DiskBlobStore) -> Stored:
     async with blobs.new_file(expected_bytes=payload.size_bytes) as writer:
 
-        def take(batch: Sequence[memoryview]) -> None:
+        def take(batch: Sequence[memoryview]) -> float:
             pieces = payload.decode(batch)
-            digests.update(*pieces)
+            hashed_s = _hash(digests, pieces)
             writer.write(*pieces)
+            return hashed_s
 
         async for batch in payload.batches():
-            await blobs.in_thread(take, batch)
+            await _in_thread(blobs, partial(take, batch))
         _check(payload, digests, writer.size)
         location = await writer.commit()
     return _stored(payload.size_bytes, digests, location=location)
+
+
+def _hash(digests: Digests, pieces: Sequence[memoryview]) -> float:
+    """Hash what was received; return how long that took, in seconds."""
+    began_s = monotonic_s()
+    digests.update(*pieces)
+    return monotonic_s() - began_s
+
+
+async def _in_thread(blobs: DiskBlobStore, call: Callable[[], float]) -> None:
+    """Make a call in one of the disk's threads that returns for how many seconds it hashed: the rest was the disk."""
+    watch = STOPWATCH.get()
+    if watch is None:
+        await blobs.in_thread(call)
+        return
+    before, hashed_s = watch.switch(Segment.DISK, monotonic_s()), 0.0
+    try:
+        hashed_s = await blobs.in_thread(call)
+    finally:
+        now_s = monotonic_s()
+        watch.switch(Segment.HASHING, max(watch.since_s, now_s - hashed_s))
+        watch.switch(before, now_s)
 
 
 def _check(payload: Payload, digests: Digests, size_bytes: int) -> None:

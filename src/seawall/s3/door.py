@@ -9,9 +9,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from seawall.access import Credential, Credentials
-from seawall.clock import wall_s
+from seawall.blobs import DiskFailed
+from seawall.clock import monotonic_s, wall_s
 from seawall.edge import ClientGone, Exchange
-from seawall.errors import SeawallError
+from seawall.errors import BlobCorrupt, Overloaded, SeawallError, StorageFull
 from seawall.objects import ObjectStore, Uploads
 from seawall.s3.bucket_verbs import BucketVerbs
 from seawall.s3.doorkeeper import Doorkeeper
@@ -24,6 +25,8 @@ from seawall.s3.requests import S3Request
 from seawall.s3.signature import Signed, SigningKeys, parse, verify
 from seawall.s3.upload_verbs import UploadVerbs
 from seawall.telemetry.purpose import PURPOSE, STALENESS, Purpose, Urgency
+from seawall.telemetry.seconds import Outcome
+from seawall.telemetry.segments import Segment
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +35,8 @@ Verb = Callable[[S3Request], Awaitable[None]]
 # Until the first byte of a body that is not the client's to send.
 FIRST_BYTE_S = 5.0
 AUTHENTICATION = Purpose(route="authentication", urgency=Urgency.INTERACTIVE)
+# Looked up once: they are needed for each request.
+AUTHENTICATING, GOING_ON = Segment.AUTHENTICATION, Segment.OTHER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,18 +107,23 @@ class S3Door:
         """Answer one request."""
         # Requests of one connection may follow each other in one context.
         STALENESS.set(0.0)
+        watch = exchange.stopwatch
+        watch.switch(AUTHENTICATING, monotonic_s())
         try:
             request = self._follow(exchange) or await self._understand(exchange)
             if self._doorkeeper is not None and request.caller is not None and request.signed is not None:
                 self._doorkeeper.recognise(exchange, request.caller, request.signed.access_key)
             PURPOSE.set(purpose_of(exchange, first_byte_s=self._settings.first_byte_s))
+            watch.switch(GOING_ON, monotonic_s())
             if self._rehearsal is not None and request.target.key:
                 await self._rehearsal()
             await self._verbs[exchange.operation](request)
         except ClientGone:
             raise
         except Exception as error:
+            exchange.outcome = outcome_of(error)
             if exchange.answered:
+                exchange.outcome = exchange.outcome or Outcome.FAILED
                 raise
             self._refuse(exchange, error)
 
@@ -176,6 +186,24 @@ class S3Door:
                 extra={"request_id": exchange.request_id, "path": exchange.path, "error": repr(error)},
             )
         respond_error(exchange, answer)
+
+
+def outcome_of(error: Exception) -> Outcome:
+    """Return what an error says of us: it is for clients what it is, and for operators whose fault it is.
+
+    That too much is asked is not for us to repair. That something took too long is, though clients are told the same.
+    """
+    match error:
+        case Overloaded():
+            return Outcome.REFUSED
+        case StorageFull():
+            return Outcome.NO_ROOM
+        case TimeoutError() | ConnectionError():
+            return Outcome.FAILED
+        case DiskFailed() | BlobCorrupt() | OSError():
+            return Outcome.DISK_FAILED
+    status = translate(error).status
+    return Outcome.FAILED if status >= 500 and status != 501 else Outcome.SERVED
 
 
 def purpose_of(exchange: Exchange, *, first_byte_s: float = FIRST_BYTE_S) -> Purpose:

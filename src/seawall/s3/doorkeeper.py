@@ -16,6 +16,7 @@ from seawall.edge import Exchange, PutOff
 from seawall.errors import Overloaded
 from seawall.s3.errors import respond_error, translate
 from seawall.telemetry.purpose import Urgency
+from seawall.telemetry.seconds import Outcome
 
 PRIORITY_HEADER: Final = "x-seawall-priority"
 """A client may say that a request is less urgent than it looks; never that it is more."""
@@ -54,11 +55,19 @@ class Doorkeeper:
         gate: is asked.
         has_room: whether there is memory for another body. Who brings none is let in all the same: slow uploads fill it
             for as long as they like, and fewer reads would not empty it.
+        remembered: whose an access key is, as far as that is known without asking anybody.
     """
 
-    def __init__(self, gate: Gate, *, has_room: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        gate: Gate,
+        *,
+        has_room: Callable[[], bool],
+        remembered: Callable[[str], Caller | None] = lambda _: None,
+    ) -> None:
         self.gate = gate
         self._has_room = has_room
+        self._remembered = remembered
         self._acquainted: dict[tuple[str, str], Caller] = {}
 
     def admit(self, exchange: Exchange) -> PutOff | None:
@@ -82,6 +91,7 @@ class Doorkeeper:
         if refusal is None:
             exchange.ticket = STRANGER if caller is None else ADMITTED
             return None
+        exchange.outcome = Outcome.REFUSED
         if refusal.delay_s is None:
             exchange.ticket, exchange.operation = CLOSED, "refused"
             return PutOff(0.0, None)
@@ -89,6 +99,19 @@ class Doorkeeper:
         self.gate.waiting += 1
         retry_after_s = refusal.retry_after_s
         return PutOff(refusal.delay_s, lambda exchange: _say_no(exchange, retry_after_s))
+
+    def whose(self, exchange: Exchange) -> int | str | None:
+        """Return for whom a request was, that was not served: an account, or a key that nobody knows; None: a stranger.
+
+        A claim is believed here. It is for those who count who was affected, and gives nobody anything.
+        """
+        if exchange.account is not None:
+            return exchange.account
+        key = claimed_key(exchange)
+        if not key:
+            return None
+        caller = self._acquainted.get((key, exchange.peer)) or self._remembered(key)
+        return key if caller is None else caller.account_id
 
     def recognise(self, exchange: Exchange, caller: Caller, access_key: str) -> None:
         """Note that a signature held: from now on the request is its account's.
@@ -104,7 +127,7 @@ class Doorkeeper:
         if caller.is_background:
             exchange.urgency = Urgency.BACKGROUND
         shares, account = self.gate.shares, caller.account_id
-        if exchange.ticket == STRANGER and shares.take(account, now_s=monotonic_s()) is Standing.BEYOND:
+        if exchange.ticket == STRANGER and shares.take(account, now_s=monotonic_s()) >= Standing.BEYOND:
             raise Overloaded
         announced = (exchange.body.length or 0) / CHARGED_BYTES
         if announced > SMALL:

@@ -11,6 +11,7 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from seawall.s3.errors import S3Error
+from seawall.telemetry.points import GROUPS
 from seawall.telemetry.purpose import Urgency
 
 SUBRESOURCES: Final = frozenset(
@@ -265,3 +266,37 @@ URGENCIES: Final[Mapping[str, Urgency]] = {
     "AbortMultipartUpload": Urgency.CRITICAL,
 }
 """Who goes first when not everybody can; other operations are of normal urgency."""
+
+READING: Final = frozenset({"GetObject", "HeadObject"})
+WRITING: Final = frozenset(
+    {
+        "PutObject",
+        "CopyObject",
+        "DeleteObject",
+        "DeleteObjects",
+        "CreateMultipartUpload",
+        "UploadPart",
+        "UploadPartCopy",
+        "CompleteMultipartUpload",
+        "AbortMultipartUpload",
+    }
+)
+"""What counts as reads and as writes where requests are looked at apart (`telemetry.points.GROUPS`)."""
+
+_PLACES: Final = {
+    **{operation: GROUPS.index("others") for operation in OPERATIONS.values()},
+    **dict.fromkeys(READING, GROUPS.index("reads")),
+    **dict.fromkeys(WRITING, GROUPS.index("writes")),
+}
+
+
+def group_of(operation: str, method: str) -> int:
+    """Return the place in `GROUPS` of a request; by its method alone where nobody looked what was asked.
+
+    >>> GROUPS[group_of("GetObject", "GET")], GROUPS[group_of("refused", "PUT")]
+    ('reads', 'writes')
+    """
+    place = _PLACES.get(operation)
+    if place is None:
+        return GROUPS.index("reads" if method in {"GET", "HEAD"} else "writes")
+    return place

@@ -228,4 +228,4 @@ async def ensure_root(accounts: AccountBook, settings: Settings) -> KeyPair | No
 
 def fleet_snapshots(link: Link) -> Iterable[tuple[str, Snapshot]]:
     """Return the last snapshot of every node."""
-    return [(name, summary["metrics"]) for name, summary in link.summaries().items()]
+    return link.metrics()

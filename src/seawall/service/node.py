@@ -23,8 +23,10 @@ from seawall.edge.malloc import keep_large_blocks
 from seawall.objects import ObjectStore
 from seawall.objects.sweeper import Sweeper
 from seawall.s3 import Doorkeeper, S3Door
+from seawall.service.knobs import Knobs
 from seawall.service.loops import Loop, keep_running, serve_health, watch_gate
 from seawall.service.machine import raise_descriptor_limit
+from seawall.service.second import Second
 from seawall.service.snapshots import connections_of, node_snapshot
 from seawall.settings import Settings
 from seawall.telemetry.link import Message, report
@@ -56,6 +58,7 @@ class Node:
     leases: Mapping[Pool, Lease]
     metrics: RequestMetrics
     gate: Gate
+    second: Second
 
     def readiness(self, credentials: Credentials) -> Readiness:
         """Say whether requests should be sent here."""
@@ -100,13 +103,18 @@ async def running_node(
         blobs = await stack.enter_async_context(open_blobs(settings.blobs()))
         credentials = Credentials(database)
         store = ObjectStore(database, blobs, settings.objects())
-        lag = LoopLag()
+        # The gate takes what it is told of away, and so does whoever tells the keeper.
+        lag, told_lag = LoopLag(), LoopLag()
         scarce: dict[str, Callable[[], float]] = {
             "database": lambda: database_level(database, tolerated_s=settings.queue_s),
             "event loop": lambda: lag.take_least_s() / settings.queue_s,
         }
         gate = Gate(settings.gate(), scarce, now_s=monotonic_s())
-        doorkeeper = Doorkeeper(gate, has_room=lambda: server.body_memory.used_part < BODY_MEMORY_TOLERATED)
+        doorkeeper = Doorkeeper(
+            gate,
+            has_room=lambda: server.body_memory.used_part < BODY_MEMORY_TOLERATED,
+            remembered=credentials.caller_of,
+        )
         door = S3Door(
             store,
             credentials,
@@ -115,18 +123,22 @@ async def running_node(
             doorkeeper=doorkeeper,
             rehearsal=partial(hold, database, settings.drill_hold_s) if settings.drill_hold_s else None,
         )
-        metrics = RequestMetrics()
+        metrics, second = RequestMetrics(), Second(doorkeeper, told_lag)
         lines = None
         if settings.request_log:
             lines = await stack.enter_async_context(RequestLog(settings.data_dir / "log" / f"requests-{name}.jsonl"))
         server = HttpServer(
             door,
             settings.http(),
-            observe=observer(metrics, lines, doorkeeper),
+            observe=observer(metrics, second, lines, doorkeeper),
             admit=None if settings.drill_unprotected else doorkeeper.admit,
             request_id_header="x-amz-request-id",
         )
-        node = Node(store=store, server=server, database=database, leases=leases, metrics=metrics, gate=gate)
+        node = Node(
+            store=store, server=server, database=database, leases=leases, metrics=metrics, gate=gate, second=second
+        )
+        knobs = Knobs(gate, database, drain=server.drain)
+        stack.push_async_callback(knobs.close)
         sweeper = Sweeper(database, blobs, grace_s=settings.garbage_grace_s, interval_s=settings.sweep_interval_s)
 
         def summary() -> Message:
@@ -135,9 +147,14 @@ async def running_node(
                 "pid": os.getpid(),
                 "ready": readiness.ready,
                 "reason": readiness.reason,
+                **second.take(node),
                 "metrics": node_snapshot(node),
                 "connections": connections_of(database),
             }
+
+        async def tell_keeper() -> None:
+            path, begin = settings.socket_path(), second.users.tell_again
+            await report(path, name, summary, obey=knobs.turn, begin=begin)
 
         if settings.health_port:
             registry = registry_of(FleetCollector(lambda: [(name, node_snapshot(node))]))
@@ -152,13 +169,14 @@ async def running_node(
             "follow access epoch": (Urgency.CRITICAL, credentials.follow_epoch),
             "watch the gate": (Urgency.CRITICAL, partial(watch_gate, gate)),
             "sweep blobs": (Urgency.BACKGROUND, sweeper.run),
-            "report to keeper": (Urgency.NORMAL, lambda: report(settings.socket_path(), name, summary)),
+            "report to keeper": (Urgency.NORMAL, tell_keeper),
         }
         for loop_name, (urgency, loop) in loops.items():
             keep_running(stack, loop_name, loop, urgency=urgency)
 
-        lag.start()
-        stack.callback(lag.stop)
+        for one in (lag, told_lag):
+            one.start()
+            stack.callback(one.stop)
         await stack.enter_async_context(server)
         for listener in listeners:
             await server.listen(listener)
@@ -221,12 +239,13 @@ async def hold(database: Database, hold_s: float) -> None:
 
 
 def observer(
-    metrics: RequestMetrics, lines: RequestLog | None, doorkeeper: Doorkeeper
+    metrics: RequestMetrics, second: Second, lines: RequestLog | None, doorkeeper: Doorkeeper
 ) -> Callable[[Exchange, float], None]:
     """Return what takes a request's ticket back, counts it and writes its line when it is over."""
 
     def observe(exchange: Exchange, duration_s: float) -> None:
         doorkeeper.leave(exchange)
+        second.observe(exchange, duration_s)
         operation = exchange.operation or "unknown"
         received = exchange.body.received
         metrics.observe(operation, exchange.status, duration_s, sent_bytes=exchange.sent_bytes, received_bytes=received)

@@ -1,17 +1,17 @@
 """Where the metrics of a process stand, for `/metrics` and for `seawall status`."""
 
 import math
-import os
 import resource
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from seawall.admission import Gate
 from seawall.clock import monotonic_s
 from seawall.database import Balancer, Database
 from seawall.database.holds import ACCOUNTS_MAX
 from seawall.database.pool import HELD_TOO_LONG_S
+from seawall.telemetry.host import open_descriptors, started_s
 from seawall.telemetry.metrics import number
 from seawall.telemetry.purpose import Urgency
 
@@ -20,17 +20,22 @@ if TYPE_CHECKING:
 
 # Lines of the table of who holds connections: with ten, nobody who matters is missing.
 BLAMED_MAX = 10
+STARTED_S: Final = started_s()
 
 
 def node_snapshot(node: "Node") -> dict[str, Any]:
     """Return where every metric of a node stands."""
     server = node.server
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    resident_pages = int(Path("/proc/self/statm").read_text().split()[1])
+    virtual_pages, resident_pages = map(int, Path("/proc/self/statm").read_text().split()[:2])
     return {
         **node.metrics.snapshot(),
         **gate_snapshot(node.gate),
         **database_snapshot(node.database),
+        "seawall_requests_total": node.second.counts.outcome_samples(),
+        "seawall_request_segment_seconds_total": node.second.counts.segment_samples(),
+        "seawall_event_loop_lag_seconds": [number(node.second.lag_s)],
+        "http_server_active_requests": [number(server.active)],
         "http_server_connections": [number(server.connections)],
         "http_server_connections_refused_total": [number(server.counts.refused_connections)],
         "http_server_bad_requests_total": [number(server.counts.bad_heads)],
@@ -38,7 +43,10 @@ def node_snapshot(node: "Node") -> dict[str, Any]:
         "http_server_body_memory_bytes": [number(server.body_memory.held_bytes)],
         "process_cpu_seconds_total": [number(usage.ru_utime + usage.ru_stime)],
         "process_resident_memory_bytes": [number(resident_pages * resource.getpagesize())],
-        "process_open_fds": [number(len(os.listdir("/proc/self/fd")))],  # noqa: PTH208 - only their number counts
+        "process_virtual_memory_bytes": [number(virtual_pages * resource.getpagesize())],
+        "process_start_time_seconds": [number(STARTED_S)],
+        "process_open_fds": [number(open_descriptors())],
+        "process_max_fds": [number(resource.getrlimit(resource.RLIMIT_NOFILE)[0])],
         "seawall_node_up": [number(1)],
     }
 
@@ -69,7 +77,7 @@ def database_snapshot(database: Database) -> dict[str, Any]:
         *((name, server, batch.room) for name, server, batch in batches),
     ]
     return {
-        "db_client_connection_count": [
+        "db_client_connections": [
             sample
             for name, pool in pools.items()
             for sample in (number(pool.lent, name, "used"), number(pool.idle, name, "idle"))
@@ -81,6 +89,9 @@ def database_snapshot(database: Database) -> dict[str, Any]:
             histogram.sample(name, *labels)
             for name, pool in pools.items()
             for labels, histogram in pool.holds.durations.items()
+        ],
+        "db_client_operation_duration_seconds": [
+            histogram.sample(name, query) for name, pool in pools.items() for query, histogram in pool.durations.items()
         ],
         "db_client_connection_create_time_seconds": [
             pool.create_durations.sample(name) for name, pool in pools.items()

@@ -57,6 +57,14 @@ DEFINITIONS: Final[tuple[Definition, ...]] = (
         buckets=DURATION_BUCKETS_S,
     ),
     Definition(
+        name="seawall_requests_total",
+        kind="counter",
+        labels=("group", "outcome"),
+        meaning="Requests as the objectives count them: served in time (`in_time`) or not (`slow`; what the client "
+        "took to send or to read does not count), `refused`, or `failed`. Those whose client went away are left out.",
+        rises_when="more is asked; slow, refused and failed: what was promised is not kept",
+    ),
+    Definition(
         name="http_server_response_body_bytes_total",
         kind="counter",
         labels=("operation",),
@@ -69,6 +77,20 @@ DEFINITIONS: Final[tuple[Definition, ...]] = (
         labels=("operation",),
         meaning="Bytes of request bodies received.",
         rises_when="clients write",
+    ),
+    Definition(
+        name="http_server_active_requests",
+        kind="gauge",
+        meaning="Requests that were received and have not ended, those included that wait to be refused.",
+        rises_when="more is asked, or something is slow",
+    ),
+    Definition(
+        name="seawall_request_segment_seconds_total",
+        kind="counter",
+        labels=("group", "segment"),
+        meaning="Where requests spent their time: stretches that do not overlap, and are all of it; `admission` is "
+        "that of requests that were refused.",
+        rises_when="there are more requests, or this is where they wait",
     ),
     Definition(
         name="http_server_connections",
@@ -139,7 +161,8 @@ DEFINITIONS: Final[tuple[Definition, ...]] = (
         rises_when="that resource is what limits the service; above 1, less is let in",
     ),
     Definition(
-        name="db_client_connection_count",
+        # OpenTelemetry says `…connection.count`, but Prometheus keeps names that end in `_count` for histograms.
+        name="db_client_connections",
         kind="gauge",
         labels=("server", "state"),
         meaning="Connections to PostgreSQL: lent (used) and idle.",
@@ -173,6 +196,14 @@ DEFINITIONS: Final[tuple[Definition, ...]] = (
         labels=("server", "query", "route"),
         meaning="Time a connection was lent, by what it was lent for; a batch counts for the route of its first row.",
         rises_when="that query is slow, or waits for a lock",
+        buckets=DURATION_BUCKETS_S,
+    ),
+    Definition(
+        name="db_client_operation_duration_seconds",
+        kind="histogram",
+        labels=("server", "query"),
+        meaning="Time from sending a statement to its last row; a batch is one statement.",
+        rises_when="that query is slow, waits for a lock, or the server is far away",
         buckets=DURATION_BUCKETS_S,
     ),
     Definition(
@@ -289,6 +320,18 @@ DEFINITIONS: Final[tuple[Definition, ...]] = (
         rises_when="there is work",
     ),
     Definition(
+        name="process_start_time_seconds",
+        kind="gauge",
+        meaning="When the process was started, in seconds since 1970.",
+        rises_when="it was started anew",
+    ),
+    Definition(
+        name="process_virtual_memory_bytes",
+        kind="gauge",
+        meaning="Virtual memory: what is reserved, used or not.",
+        rises_when="more is reserved",
+    ),
+    Definition(
         name="process_resident_memory_bytes",
         kind="gauge",
         meaning="Resident memory.",
@@ -299,6 +342,24 @@ DEFINITIONS: Final[tuple[Definition, ...]] = (
         kind="gauge",
         meaning="Open file descriptors.",
         rises_when="there are more connections and open files, or something leaks",
+    ),
+    Definition(
+        name="seawall_nodes_expected",
+        kind="gauge",
+        meaning="Nodes there should be, as the keeper sees it.",
+        rises_when="more of them are wanted",
+    ),
+    Definition(
+        name="process_max_fds",
+        kind="gauge",
+        meaning="File descriptors it may have open.",
+        rises_when="the limit was raised",
+    ),
+    Definition(
+        name="seawall_event_loop_lag_seconds",
+        kind="gauge",
+        meaning="How late the event loop was at the most, in the last second.",
+        rises_when="the node has more to do than one core can, or does not get its core",
     ),
     Definition(
         name="seawall_node_up",

@@ -119,6 +119,7 @@ COLUMNS: Final[tuple[Column, ...]] = (
     # What the keeper sees by itself.
     _gauge("nodes.up", "Nodes that reported.", nodes=Merge.LAST, time=Merge.LEAST),
     _gauge("nodes.expected", "Nodes there should be.", nodes=Merge.LAST, time=Merge.MOST),
+    _gauge("nodes.ready", "Nodes that report, and say that they are ready.", nodes=Merge.LAST, time=Merge.LEAST),
     _gauge("database.up", "1 when the database answered the keeper's probe, else 0.", **_LEAST),
     _gauge("database.answer_s", "How long it took."),
     _gauge("database.connections", "Connections the server has."),
@@ -132,6 +133,8 @@ COLUMNS: Final[tuple[Column, ...]] = (
     _gauge("database.idle_in_transaction_s", "How long the longest of them has been."),
     _gauge("database.longest_statement_s", "How long the statement that has run longest has run."),
     _gauge("database.cpu", "Processor time PostgreSQL used, in cores, where it runs on this machine."),
+    _gauge("database.replica_lag_s", "How late what the latest replica shows is, as the primary sees it."),
+    _gauge("database.disk_free_bytes", "Free space where PostgreSQL has its data, if on this machine.", **_LEAST),
     Column(name="seconds", meaning="How many seconds this tells of; sums divided by it are rates.", nodes=Merge.MOST),
 )
 

@@ -4,13 +4,15 @@ A request has one stopwatch. Whoever makes it wait says for what, and what is no
 task, as the purpose does, and stays with the request's own task: work that goes on beside it is not waited for twice.
 """
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from enum import IntEnum
-from typing import Final
+from typing import Final, TypeVar
 
 from seawall.clock import monotonic_s
+
+T = TypeVar("T")
 
 
 class Segment(IntEnum):
@@ -33,6 +35,10 @@ class Segment(IntEnum):
 
 SEGMENTS: Final = tuple(Segment)
 
+# Looked up once: a member of an enumeration takes longer to find than a stopwatch to switch.
+_OTHER: Final = Segment.OTHER
+_ZEROS: Final = [0.0] * len(SEGMENTS)
+
 
 class Stopwatch:
     """The time of one request, by segment. State: the sums, which segment runs, and since when."""
@@ -40,8 +46,8 @@ class Stopwatch:
     __slots__ = ("running", "since_s", "sums_s")
 
     def __init__(self, started_s: float) -> None:
-        self.sums_s = [0.0] * len(SEGMENTS)
-        self.running = Segment.OTHER
+        self.sums_s = _ZEROS.copy()
+        self.running = _OTHER
         self.since_s = started_s
 
     def __repr__(self) -> str:
@@ -58,6 +64,12 @@ class Stopwatch:
 
 STOPWATCH: Final[ContextVar[Stopwatch | None]] = ContextVar("stopwatch", default=None)
 """The stopwatch of the request the running task works for; None where it works for none."""
+
+
+async def unwatched(work: Awaitable[T]) -> T:
+    """Do some work in a task of its own, beside the request's: it is not waited for twice."""
+    STOPWATCH.set(None)
+    return await work
 
 
 @contextmanager
