@@ -4,10 +4,11 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from seawall.incidents.desk import Second
-from seawall.incidents.record import Happening, Incident, acted, diagnosed, grown, happened, opened, resolved
+from seawall.incidents.record import Happening, Incident, Note, acted, diagnosed, grown, happened, opened, resolved
 from seawall.incidents.similar import shape_of
 from seawall.incidents.store import Row
 from seawall.monitoring.alerts import AlertEvent, Turn
@@ -93,6 +94,11 @@ def action(*, undone_s: float | None = None) -> Action:
 
 def point(at_s: float, *, seed: int = 1) -> dict[str, float]:
     """Return what the second that begins then was like."""
+    return dict(_point(at_s, seed))
+
+
+@cache
+def _point(at_s: float, seed: int) -> dict[str, float]:
     chance = random.Random(f"{seed} {at_s}")
     since_s = at_s - BEGAN_S
     is_bad = 0 <= since_s < RECOVERED_S - BEGAN_S
@@ -137,10 +143,10 @@ def point(at_s: float, *, seed: int = 1) -> dict[str, float]:
 
 
 def rows(first_s: float = BEGAN_S - 60, last_s: float = RESOLVED_S, *, seed: int = 1) -> list[Row]:
-    return [Row(at_s=at_s, seconds=1.0, point=point(at_s, seed=seed)) for at_s in _seconds(first_s, last_s)]
+    return [Row(at_s=at_s, seconds=1.0, point=point(at_s, seed=seed)) for at_s in seconds(first_s, last_s)]
 
 
-def _seconds(first_s: float, last_s: float) -> list[float]:
+def seconds(first_s: float, last_s: float) -> list[float]:
     return [first_s + number for number in range(int(last_s - first_s))]
 
 
@@ -196,3 +202,7 @@ class Past:
 
 def second(at_s: float, **more: Any) -> Second:
     return Second(at_s=at_s, point=point(at_s), **more)
+
+
+def note(text: str, *, at_s: float = BEGAN_S + 20, who: str = "mara") -> Note:
+    return Note(at_s=at_s, who=who, text=text)

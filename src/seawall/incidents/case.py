@@ -107,23 +107,48 @@ class Case:
         """
         await self._fetch_points(series, now_s=now_s)
         is_due = self.incident.is_open and abs(now_s - self._settled_s) >= SETTLE_S
-        if not (self.is_changed or self.rows or self._people_changed or is_due or not self.is_counted):
-            return None
-        if self.is_changed or is_due or not self.is_counted:
+        may_count = not self.incident.is_open and not self.is_counted and self._fetch is None
+        if self.is_changed or is_due or may_count:
             await self._settle(users_between, now_s=now_s)
-        rows, people, writes_people = [*self.rows], self.people, self._people_changed
-        await asyncio.to_thread(self._write_points, files, rows, people if writes_people else None)
-        self.rows = self.rows[len(rows) :] if self.rows[: len(rows)] == rows else self.rows
-        self._people_changed = False
-        if not self.incident.is_open and not self.is_counted:
+        if may_count:
             await self._count_again(files)
-        if not (self.is_changed or is_due):
-            return None
-        written = self.incident
-        await asyncio.to_thread(files.save, written)
-        self._settled_s = now_s
-        self.is_changed = self.incident is not written and self.incident.impact is written.impact
+        written = None
+        if self.is_changed or is_due:
+            written = await self._save_record(files)
+            self._settled_s = now_s
+        # The record first, for it is small and matters most.
+        await self._save_people(files)
+        await self._save_rows(files)
         return written
+
+    async def _save_record(self, files: IncidentFiles) -> Incident:
+        written, self.is_changed = self.incident, False
+        try:
+            await asyncio.to_thread(files.save, written)
+        except OSError:
+            self.is_changed = True
+            raise
+        return written
+
+    async def _save_people(self, files: IncidentFiles) -> None:
+        if not self._people_changed:
+            return
+        self._people_changed = False
+        try:
+            await asyncio.to_thread(files.save_people, self.incident.id, self.people)
+        except OSError:
+            self._people_changed = True
+            raise
+
+    async def _save_rows(self, files: IncidentFiles) -> None:
+        if not self.rows:
+            return
+        rows, self.rows = self.rows, []
+        try:
+            await asyncio.to_thread(files.add_points, self.incident.id, rows)
+        except OSError:
+            self.rows = binned([*rows, *self.rows], ROWS_MAX)
+            raise
 
     def _keep(self, row: Row) -> None:
         self.rows.append(row)
@@ -157,6 +182,8 @@ class Case:
             log.warning("incident.points_not_read", extra={"incident": self.incident.id, "error": repr(error)})
             if self._fetches < FETCH_TRIES:
                 return
+        if self._fetch != (since_s, until_s):
+            return
         first_s = self._uncounted[0].at_s if self._uncounted else until_s
         fetched = [row for row in fetched if row.at_s < first_s]
         self._fetch = None
@@ -204,12 +231,6 @@ class Case:
         self._before = self._during = None
         self.recall(rows)
         self.is_counted = self.is_changed = True
-
-    def _write_points(self, files: IncidentFiles, rows: Sequence[Row], people: People | None) -> None:
-        if rows:
-            files.add_points(self.incident.id, rows)
-        if people is not None:
-            files.save_people(self.incident.id, people)
 
 
 def _without_counts(impact: Impact) -> Impact:
