@@ -165,8 +165,8 @@ class Settings(BaseSettings):
     objective_write_s: float = Field(2.5, description="Until when a write is in time; likewise.")
     mitigate: bool = Field(
         default=True,
-        description="Whether the service may do something by itself in an incident: stop a session of its own role that "
-        "is past its limit, hold an account that floods, leave out a late replica.",
+        description="Whether the service may do something by itself in an incident: stop a session of its own role "
+        "that is past its limit, hold an account that floods, leave out a late replica.",
     )
     mitigate_foreign: bool = Field(
         default=False, description="Whether it may also stop sessions of other roles that are past their limit."

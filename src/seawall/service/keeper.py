@@ -31,7 +31,7 @@ from seawall.monitoring.disk_probe import DiskProbe
 from seawall.monitoring.fleet import Fleet
 from seawall.monitoring.mitigation import Mitigation
 from seawall.monitoring.objectives import objectives_of
-from seawall.monitoring.outbox import Outbox
+from seawall.monitoring.outbox import Delivery, Outbox
 from seawall.monitoring.posting import Poster
 from seawall.objects.sweeper import Sweeper
 from seawall.scaling import LocalNodes, stop_strays
@@ -158,7 +158,7 @@ async def running_keeper(settings: Settings) -> AsyncIterator[Keeper]:
         outbox = Outbox(
             notifications.targets(),
             Poster(allow_private=notifications.allow_private),
-            tell=lambda one: journal.write(one.kind, **one.fields()),
+            tell=partial(tell_of_delivery, journal),
         )
         watch = Watch(
             fleet=fleet,
@@ -181,7 +181,7 @@ async def running_keeper(settings: Settings) -> AsyncIterator[Keeper]:
             "put seconds together": fleet.run,
             "look at PostgreSQL": probe.run,
             "watch": watch.run,
-            "write incidents": desk.run,
+            "write incidents": desk.keep,
             "copy incidents": partial(desk.copy, Copies(database)),
             "notify": outbox.run,
         }
@@ -304,6 +304,11 @@ async def ensure_root(accounts: AccountBook, settings: Settings) -> KeyPair | No
     keep_root_keys(settings.data_dir, pair)
     await accounts.add(NewAccount(name=ROOT, access_key=pair.access_key, secret_key=pair.secret_key, is_admin=True))
     return None if given else pair
+
+
+def tell_of_delivery(journal: Journal, delivery: Delivery) -> None:
+    """Write down what became of a notice."""
+    journal.write(delivery.kind, **delivery.fields())
 
 
 def fleet_snapshots(keeper: Keeper) -> Iterable[tuple[str, Snapshot]]:
