@@ -10,15 +10,12 @@ import argparse
 import asyncio
 import json
 import sys
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.pool import machine
-from seawall.drills.accuracy import markdown, try_each
+from seawall.drills.accuracy import as_json, is_good, markdown, try_each
 from seawall.drills.faults import FAULTS
-
-GOAL = 0.9
 
 
 def main() -> int:
@@ -32,12 +29,8 @@ def main() -> int:
     trials = asyncio.run(try_each(faults, times=options.times, tell=lambda line: print(line, file=sys.stderr)))
     print(f"{machine()}, {datetime.now(UTC):%Y-%m-%d}\n\n{markdown(trials)}")
     if options.json:
-        heard = [{**asdict(trial), "fault": trial.fault.name} for trial in trials]
-        options.json.write_text(json.dumps(heard, indent=2))
-    answered = [trial for trial in trials if trial.asked is not None]
-    right = sum(trial.is_right for trial in answered)
-    trapped = any(trial.fault.is_trap and not trial.is_right for trial in answered)
-    return 0 if answered and right >= GOAL * len(answered) and not trapped else 1
+        options.json.write_text(json.dumps(as_json(trials), indent=2))
+    return 0 if is_good(trials) else 1
 
 
 if __name__ == "__main__":

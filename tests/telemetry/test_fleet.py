@@ -5,7 +5,7 @@ import random
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from seawall.monitoring import fleet as module
 from seawall.monitoring import fleet_files
 from seawall.monitoring.fleet import Fleet, canonical
 from seawall.telemetry.link import Link, Message, report
-from seawall.telemetry.points import NAMES, Point
+from seawall.telemetry.points import NAMES
 
 START_S = 1_700_000_000.0
 """A whole minute would be 1_699_999_980."""
@@ -148,19 +148,6 @@ async def test_what_was_known_when_the_keeper_was_killed_is_put_together_with_wh
     assert by_minute == [(START_S - 20, {"seconds": 40}), (START_S + 40, {"seconds": 57})]
     assert users.seen.count == 2
     await killed.desk.close()
-
-
-async def test_each_second_is_told_once_and_in_order_whatever_is_made_of_it(tmp_path: Path, clock: Clock) -> None:
-    told: list[tuple[float, float, Sequence[Sequence[float]]]] = []
-
-    def each(at_s: float, point: Point, tenants: Sequence[Sequence[float]]) -> None:
-        told.append((at_s, point["reads.requests"], tenants))
-        raise ValueError("a mistake")
-
-    async with Fleet(tmp_path, tell=Told(), each=each) as fleet:
-        await pass_seconds(fleet, clock, 3, nodes=("a", "b"), tenants=[[7, 2, 0.5, 1], [8, 1, 0.25, 0]])
-
-    assert told == [(START_S + second, 2.0, [[7, 4, 1.0, 2], [8, 2, 0.5, 0]]) for second in range(3)]
 
 
 async def test_users_are_exact_over_minutes_restarts_and_nodes(tmp_path: Path, clock: Clock) -> None:

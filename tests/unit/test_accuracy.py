@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from seawall.drills.accuracy import Trial, events_in, markdown, trial_of
+from seawall.drills.accuracy import Trial, as_json, events_in, is_good, markdown, trial_of
 from seawall.drills.faults import Fault, fault_named
 
 
@@ -45,6 +45,18 @@ def test_the_table_shows_what_was_taken_for_what() -> None:
     assert "Right first suspect: 1 of 3 (33.3%)." in table
     assert "Traps taken: 1 of 1." in table
     assert "- replica-lagging: not tried: it needs a replica" in table
+
+
+def test_nine_in_ten_have_to_be_right_and_no_trap_be_taken() -> None:
+    right = [Trial(fault=fault("blocking-lock"), asked="locks")] * 9
+    wrong = Trial(fault=fault("slow-disk"), asked="unknown")
+    trapped = Trial(fault=fault("trap-old-transaction"), asked="locks")
+
+    assert is_good([*right, wrong])
+    assert not is_good([*right, wrong, wrong])
+    assert not is_good([*right, trapped])
+    assert not is_good([])
+    assert as_json([wrong])[0]["right"] is False
 
 
 def test_a_line_that_is_only_half_there_is_not_read(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from seawall.cli.options import json_option
-from seawall.drills import scoreboard
+from seawall.drills import accuracy, scoreboard
 from seawall.drills.chart import fault_timeline, timelines
 from seawall.drills.debacle import DEBACLE, replay
 from seawall.drills.faults import FAULTS, Fault, Need
@@ -21,6 +21,7 @@ from seawall.drills.generator import GeneratorFailed, Progress
 from seawall.drills.instance import InstanceFailed, running_instance
 from seawall.drills.load import Manner
 from seawall.drills.rehearsal import BEFORE_S, SECONDS, Rehearsal, Result, rehearse_each, watched_s
+from seawall.drills.response import ORIGINAL, Response
 from seawall.drills.surge import (
     Act,
     Shape,
@@ -66,6 +67,7 @@ def list_(*, as_json: bool) -> None:
     known = {
         "debacle": "The outage, replayed in two acts with the same load: as it was, and as it is.",
         "surge": "Far more users than can be served, and how the service takes it.",
+        "diagnosis": "Every fault and trap, and whether the service names what was broken.",
     }
     faults = {f"fault {fault.name}": fault_line(fault) for fault in FAULTS}
     everything = {**known, **faults}
@@ -109,7 +111,7 @@ def debacle(
             found = await replay(surge, directory=directory, tell=bar.tell, hear=bar.hear)
         return found.acts, found.complaints
 
-    _conclude(run, title="The outage, replayed", out=out, as_json=as_json)
+    _conclude(run, title="The outage, replayed", out=out, as_json=as_json, original=ORIGINAL)
 
 
 @drill.command()
@@ -213,6 +215,25 @@ def fault(*, name: str | None, as_list: bool, seconds: float, out: Path | None, 
     raise SystemExit(0 if found["held"] else 1)
 
 
+@drill.command()
+@click.option("--times", type=click.IntRange(min=1, max=100), default=1, show_default=True,
+              help="How often each is rehearsed.")  # fmt: skip
+@click.option("--only", multiple=True, type=click.Choice([fault.name for fault in FAULTS]), metavar="NAME",
+              help="A fault; may be given several times.")  # fmt: skip
+@json_option
+def diagnosis(*, times: int, only: Sequence[str], as_json: bool) -> None:
+    """Break everything that can be broken, and see whom the service suspects. Some 50 s for each.
+
+    Exit code 0 if nine in ten are right, and no trap was taken.
+    """
+    wanted = [one for one in FAULTS if not only or one.name in only]
+    trials = held_to_the_end(
+        lambda: accuracy.try_each(wanted, times=times, tell=lambda line: click.echo(line, err=True))
+    )
+    click.echo(json.dumps(accuracy.as_json(trials), indent=2) if as_json else accuracy.markdown(trials))
+    raise SystemExit(0 if accuracy.is_good(trials) else 1)
+
+
 def held_to_the_end(run: Callable[[], Coroutine[Any, Any, Found]]) -> Found:
     """Run a drill. Ctrl-C, and whoever ends us, end it in order: what was broken is put right first.
 
@@ -281,6 +302,7 @@ def _conclude(
     title: str,
     out: Path | None,
     as_json: bool,
+    original: Response | None = None,
 ) -> None:
     """Run a drill, print its board, write its files, and exit with the answer."""
     # Whoever ends us ends the service as well: as Ctrl-C does.
@@ -290,16 +312,28 @@ def _conclude(
             acts, complaints = asyncio.run(_run(run, Path(scratch)))
     except FAILED as error:
         raise SeawallError(f"the drill could not be held: {error}") from error
+    drafted = {name: act.response.post_mortem for name, act in acts.items() if act.response.post_mortem}
+    if out is None and drafted:
+        # A draft is left in any case: it is what a drill is remembered by.
+        out = Path(tempfile.mkdtemp(prefix="seawall-drill-"))
+    drafts = []
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
+        for name, forms in drafted.items():
+            for form, draft in forms.items():
+                path = out / f"post-mortem-{name.replace(' ', '-')}.{form}"
+                path.write_text(draft)
+                drafts.append(path)
         found = scoreboard.as_json(acts, complaints=complaints)
         (out / "scoreboard.json").write_text(json.dumps(found, indent=2) + "\n")
         (out / "chart.svg").write_text(timelines(acts))
-        (out / "drill.html").write_text(scoreboard.page(acts, title=title, complaints=complaints))
+        (out / "drill.html").write_text(scoreboard.page(acts, title=title, complaints=complaints, original=original))
     if as_json:
         click.echo(json.dumps(scoreboard.as_json(acts, complaints=complaints), indent=2))
     else:
-        click.echo(f"\n{title}\n\n{scoreboard.text(acts, complaints=complaints)}")
+        click.echo(f"\n{title}\n\n{scoreboard.text(acts, complaints=complaints, original=original)}")
+        for path in drafts:
+            click.echo(f"\nThe post-mortem, drafted: {path}")
         if out is not None:
             click.echo(f"\nA page with the chart: {out / 'drill.html'}")
     raise SystemExit(1 if complaints else 0)

@@ -29,6 +29,9 @@ ASKED_AFTER_S: Final = 8.0
 USUAL_FOR_S: Final = 20
 """How long the load is on before anything is broken: a keeper knows what is usual from more than a few seconds."""
 
+GOAL: Final = 0.9
+"""Of those that were tried."""
+
 UNKNOWN: Final = "unknown"
 
 
@@ -135,6 +138,32 @@ def trial_of(fault: Fault, answer: dict[str, Any], events: Iterable[dict[str, An
         told=None if diagnosis is None else diagnosis["fields"].get("suspect") or UNKNOWN,
         told_s=None if diagnosis is None else diagnosis["at_s"] - broken_s,
     )
+
+
+def is_good(trials: Sequence[Trial]) -> bool:
+    """Return whether the goal is reached: nine in ten are right, and no trap was taken."""
+    answered = [trial for trial in trials if trial.asked is not None]
+    right = sum(trial.is_right for trial in answered)
+    trapped = any(trial.fault.is_trap and not trial.is_right for trial in answered)
+    return bool(answered) and right >= GOAL * len(answered) and not trapped
+
+
+def as_json(trials: Iterable[Trial]) -> list[dict[str, Any]]:
+    """Return everything that was heard, for programs."""
+    return [
+        {
+            "fault": trial.fault.name,
+            "to_be_named": trial.fault.suspect.value,
+            "asked": trial.asked,
+            "right": trial.is_right,
+            "mechanism": trial.mechanism,
+            "alerted_s": trial.alerted_s,
+            "told": trial.told,
+            "told_s": trial.told_s,
+            "why": trial.why,
+        }
+        for trial in trials
+    ]
 
 
 def markdown(trials: Sequence[Trial]) -> str:

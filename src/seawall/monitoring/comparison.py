@@ -23,7 +23,7 @@ NUMBER_MAX: Final = 1e15
 GROUP_LEAST: Final = 10
 """Of fewer requests, one that is slow says nothing of the others."""
 
-SPREADS: Final = 3.0
+SPREADS: Final = 2.0
 """Further from the usual than so many times its spread is not usual."""
 
 
@@ -96,9 +96,10 @@ class Comparison:
         values = sorted(_values(self.now, name))
         return _quantile(values, 2 / 3) if values else None
 
-    def most(self, name: str) -> float | None:
-        """Return the greatest value now."""
-        return max(_values(self.now, name), default=None)
+    def lately(self, name: str) -> float | None:
+        """Return what it reaches for a third of the time, or at the end: of what has to last for that, as a wait."""
+        high, last = self.high(name), self.last(name)
+        return high if high is None or last is None else max(high, last)
 
     def least(self, name: str) -> float | None:
         """Return the smallest value now."""
@@ -112,15 +113,16 @@ class Comparison:
         """Return the sum over now."""
         return sum(_values(self.now, name))
 
-    def is_raised(self, name: str, *, by: float, times: float = 1.0) -> bool:
+    def is_raised(self, name: str, *, by: float, times: float = 1.0, is_now: float | None = None) -> bool:
         """Return whether a column is well above what it usually is.
 
         Args:
             name: the column.
             by: so much more than usual is the least that matters, in the column's unit.
             times: and so many times the usual.
+            is_now: what it is; None: what it reaches for a third of the time.
         """
-        is_now, usual = self.high(name), self.usual(name) or 0.0
+        is_now, usual = self.high(name) if is_now is None else is_now, self.usual(name) or 0.0
         if is_now is None:
             return False
         return is_now >= usual + max(by, SPREADS * self.spread(name)) and is_now >= usual * times

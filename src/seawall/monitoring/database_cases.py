@@ -41,7 +41,7 @@ WHO_HOLDS: Final = (
 def connections(scene: Scene) -> Case:
     """Are there none left on the server, or none free in the nodes while statements take no longer?"""
     seen, sight = scene.seen, scene.sight
-    used, most = seen.high("database.connections"), seen.last("database.connections_max")
+    used, most = seen.lately("database.connections"), seen.last("database.connections_max")
     busy, refused = seen.high("pool.busy"), seen.count("pool.refused")
     case = Case(
         layer=Layer.CONNECTIONS,
@@ -86,8 +86,8 @@ def connections(scene: Scene) -> Case:
 def locks(scene: Scene) -> Case:
     """Does somebody wait for a lock, and for whom?"""
     seen, sight = scene.seen, scene.sight
-    waiters, waited_s = seen.high("database.lock_waiters"), seen.high("database.lock_wait_s")
-    idle_s = seen.high("database.idle_in_transaction_s") or 0.0
+    waiters, waited_s = seen.lately("database.lock_waiters"), seen.lately("database.lock_wait_s")
+    idle_s = seen.lately("database.idle_in_transaction_s") or 0.0
     cleared = f"{counted(waiters, 'session waits', 'sessions wait')} for a lock"
     if waiters:
         cleared += f", for {duration(waited_s)} at the most"
@@ -103,7 +103,7 @@ def locks(scene: Scene) -> Case:
         ),
         cleared=cleared,
     )
-    if not waiters or waited_s is None or not seen.is_raised("database.lock_wait_s", by=LOCK_WAIT_S):
+    if not waiters or waited_s is None or not seen.is_raised("database.lock_wait_s", by=LOCK_WAIT_S, is_now=waited_s):
         return case
     strength = 0.55 + 0.4 * min(1.0, waited_s / LOCK_WAIT_LONG_S)
     wait = f"{counted(waiters, 'session waits', 'sessions wait')} for a lock, for {duration(waited_s)} at the most"
@@ -112,7 +112,8 @@ def locks(scene: Scene) -> Case:
         return case.charged(
             strength - 0.1,
             f"{wait}.",
-            "See who blocks whom: select pid, pg_blocking_pids(pid), query from pg_stat_activity;",
+            "See who blocks whom: select pid, pg_blocking_pids(pid), query from pg_stat_activity; (0 is a prepared "
+            "transaction: select * from pg_prepared_xacts;)",
         )
     stop = "terminate" if blocker.is_idle_in_transaction else "cancel"
     return case.charged(
@@ -129,7 +130,7 @@ def statements(scene: Scene) -> Case:
     seen, sight = scene.seen, scene.sight
     cores, usual_cores = seen.high("database.cpu"), seen.usual("database.cpu")
     foreign, share = seen.high("database.active_foreign"), seen.harm.share(Segment.DATABASE)
-    longest_s = seen.high("database.longest_statement_s")
+    longest_s = seen.lately("database.longest_statement_s")
     saturated = scene.foreign_cores >= CORES_TAKEN
     uses = "" if cores is None else f"; PostgreSQL uses {amount(cores)} cores, usually {amount(usual_cores)}"
     case = Case(
@@ -172,6 +173,7 @@ HOW_IT_FAILED: Final = {
     Trouble.REFUSED: "was not there: nobody listened at its address",
     Trouble.LOST: "closed its connections: it crashed, or was restarted",
     Trouble.DENIED: "did not let us in",
+    Trouble.READ_ONLY: "took no writes: only replicas answered",
     Trouble.SILENT: "took our question and did not answer: it hangs",
 }
 
@@ -218,7 +220,7 @@ def database(scene: Scene) -> Case:
 def replica(scene: Scene) -> Case:
     """Are answers of replicas old, or read again elsewhere?"""
     seen, sight = scene.seen, scene.sight
-    age_s, lag_s = seen.high("replica.age_s"), seen.last("database.replica_lag_s")
+    age_s, lag_s = seen.lately("replica.age_s"), seen.lately("database.replica_lag_s")
     out, late, failed = seen.high("replica.out"), seen.count("replica.late"), seen.count("replica.failed")
     if age_s is None and lag_s is None and not out and not late and not failed:
         return Case(layer=Layer.REPLICA, cleared="there are no replicas")
@@ -236,7 +238,9 @@ def replica(scene: Scene) -> Case:
         ),
         cleared=f"the oldest shows what was {duration(oldest_s)} ago, {amount(out)} are left out",
     )
-    is_late = any(seen.is_raised(name, by=REPLICA_LATE_S) for name in ("replica.age_s", "database.replica_lag_s"))
+    is_late = seen.is_raised("replica.age_s", by=REPLICA_LATE_S, is_now=age_s) or seen.is_raised(
+        "database.replica_lag_s", by=REPLICA_LATE_S, is_now=lag_s
+    )
     is_out = (out or 0.0) > (seen.usual("replica.out") or 0.0)
     if not is_late and not is_out and not seen.is_raised("replica.late", by=10, times=3):
         return case
@@ -273,7 +277,7 @@ def culprit_of(session: Session) -> Culprit:
 
 def _is_full(scene: Scene) -> bool:
     """Whether the server, or the service's role, has all the connections that it may have."""
-    used, most = scene.seen.high("database.connections"), scene.seen.last("database.connections_max")
+    used, most = scene.seen.lately("database.connections"), scene.seen.last("database.connections_max")
     sight = scene.sight
     if sight is not None and not sight.up and sight.trouble is Trouble.FULL:
         return True

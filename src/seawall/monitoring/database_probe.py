@@ -82,6 +82,7 @@ class DatabaseProbe:
         self._interval_s = interval_s
         self._at = 0
         self._connection: Connection | None = None
+        self._connection_is_good = False
         self._seen = NOTHING_SEEN
         self._asked_s: float | None = None
         self._unanswered_since_s: float | None = None
@@ -166,19 +167,36 @@ class DatabaseProbe:
         return bool(done)
 
     async def _look(self) -> None:
-        self._asked_s = began_s = monotonic_s()
-        self._unanswered_since_s = self._unanswered_since_s or began_s
+        self._asked_s = monotonic_s()
+        self._unanswered_since_s = self._unanswered_since_s or self._asked_s
+        try:
+            # The one that was looked at last comes first; the others are asked where it does not take writes.
+            failed = False
+            for _ in self._endpoints:
+                found = await self._ask()
+                if found is not None and not (found["in_recovery"] and len(self._endpoints) > 1):
+                    self._note(found, self._asked_s)
+                    return
+                if found is not None and not failed:
+                    self._seen = self._not_up(Trouble.READ_ONLY, "only replicas answer")
+                failed = failed or found is None
+                if self._connection is not None and self._connection_is_good:
+                    return
+                self._next()
+        finally:
+            self._asked_s = None
+
+    async def _ask(self) -> Any:
+        """Return what a server answers, or None; then it is noted why."""
+        self._connection_is_good = False
         try:
             if self._connection is None:
                 await self._connect()
             assert self._connection is not None
-            found = await self._connection.value(QUERIES["look"].sql, self._role, within_s=GIVEN_UP_S)
+            return json.loads(await self._connection.value(QUERIES["look"].sql, self._role, within_s=GIVEN_UP_S))
         except (SeawallError, *DRIVER_ERRORS) as error:
             self._note_failure(error)
-        else:
-            self._note(json.loads(found), began_s)
-        finally:
-            self._asked_s = None
+            return None
 
     async def _connect(self) -> None:
         self._connection = connection = await open_session(
@@ -212,20 +230,17 @@ class DatabaseProbe:
         self._unanswered_since_s = self._other_way_answers = None
         before = self._seen
         self._seen = replace(sight, last_trouble=before.last_trouble, last_trouble_s=before.last_trouble_s)
-        if found["in_recovery"] and len(self._endpoints) > 1:
-            # Another may take writes by now. What was seen of this one stays until that is known.
-            self._next()
 
     def _note_failure(self, error: BaseException) -> None:
         trouble, words = trouble_of(error)
         # What the server declined it has answered, in time: the session is good.
-        is_good = self._connection is not None and not self._connection.is_lost and trouble is not Trouble.SILENT
-        if self._connection is not None and not is_good and trouble is Trouble.OTHER:
+        self._connection_is_good = (
+            self._connection is not None and not self._connection.is_lost and trouble is not Trouble.SILENT
+        )
+        if self._connection is not None and not self._connection_is_good and trouble is Trouble.OTHER:
             trouble = Trouble.LOST
         self._seen = self._not_up(trouble, words)
         self._fell = True
-        if not is_good:
-            self._next()
 
     def _next(self) -> None:
         self._drop()

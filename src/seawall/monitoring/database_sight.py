@@ -36,6 +36,8 @@ class Trouble(StrEnum):
     """It closed our connection."""
     DENIED = "denied"
     """It does not let us in: the password, or its rules."""
+    READ_ONLY = "read only"
+    """Only replicas answer: nobody takes writes."""
     NO_ROOM = "no room"
     """Its disk is full."""
     OTHER = "other"

@@ -8,17 +8,17 @@ memory moves along, so that whoever looks back always sees an unbroken stretch t
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Self
 
 from seawall.clock import monotonic_s, wall_s
 from seawall.monitoring.fleet_files import FLEET_RINGS, Desk, FleetFiles, Page
 from seawall.monitoring.seconds import FORGOTTEN_S, SILENT_S, Second, Seconds, silent
-from seawall.telemetry.journal import clock_jump_s
+from seawall.telemetry.journal import Tell, clock_jump_s
 from seawall.telemetry.link import Message
 from seawall.telemetry.points import NAMES, Point, merged, rolled, total
 from seawall.telemetry.users import Users
@@ -38,19 +38,10 @@ MINUTES_OPEN: Final = 2
 LOAD_WITHIN_S: Final = 10.0
 POINTS_MAX: Final = 1000
 _ZERO: Final = 0.0
+_NO_WORK: Final = ("segment.admission", "segment.database_wait", "segment.network")
+"""To wait takes nothing of what is everybody's; nodes leave it out of what a tenant took, too."""
+
 _STEPS: Final = tuple(step_s for step_s in FLEET_RINGS if step_s > 1)
-
-
-class Tell(Protocol):
-    """Where it is said what happened: `Journal.write`."""
-
-    def __call__(self, kind: str, **fields: Any) -> object:
-        """Note an event."""
-        ...
-
-
-Each = Callable[[float, Point, Sequence[Sequence[float]]], None]
-"""Tenants are rows as nodes tell them: account number, requests, seconds of work, refused."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,14 +64,12 @@ class Fleet:
     Args:
         directory: of its files, which is made.
         tell: is told when a node is silent and when it is back, and when the clock was set.
-        each: is given each second, once and in order: the time it began at, its point, and its largest tenants.
     """
 
-    def __init__(self, directory: Path, *, tell: Tell, each: Each | None = None) -> None:
+    def __init__(self, directory: Path, *, tell: Tell) -> None:
         self.files = FleetFiles(directory)
         self.desk = Desk()
         self._tell = tell
-        self._each = each
         # A second begins where it began on the wall clock when we started; `_shift` is what was set since.
         self._offset_s = wall_s() - monotonic_s()
         self._looked_offset_s = self._offset_s
@@ -96,6 +85,8 @@ class Fleet:
         self._another = asyncio.Event()
         self.strange_users = 0
         """How many accounts were told of whose number no account can have; they are in no count."""
+        self.completed = 0
+        """How many seconds were put together since it began."""
 
     def __repr__(self) -> str:
         return f"<Fleet {len(self._past)} seconds, {len(self._silent)} silent nodes>"
@@ -231,7 +222,11 @@ class Fleet:
         for number, tenants in self._tenants:
             if number >= first:
                 _add_up(sums, tenants)
-        everything_s = sum(total(point, "seconds") for _, point in self.recent(TENANTS_S))
+        everything_s = sum(
+            total(point, "seconds") - sum(total(point, segment) for segment in _NO_WORK)
+            for _, point in self.recent(TENANTS_S)
+        )
+        largest = sorted(sums.items(), key=lambda item: item[1][1:], reverse=True)[:TENANTS_MAX]
         return [
             Tenant(
                 number=account,
@@ -240,7 +235,7 @@ class Fleet:
                 refused=refused,
                 share=min(seconds / everything_s, 1.0) if everything_s > 0 else 0.0,
             )
-            for account, (requests, seconds, refused) in _largest(sums)
+            for account, (requests, seconds, refused) in largest
         ]
 
     def silent(self) -> Mapping[str, float]:
@@ -321,16 +316,11 @@ class Fleet:
 
         cut_short = self._cut_short(at_s)
         self._past.append((second.number, point))
+        self.completed += 1
         finished = [self._longer(step_s, at_s) for step_s in _STEPS if (at_s + 1) % step_s == 0]
         self._write(at_s=at_s, fleet=point, nodes=second.nodes, longer=[*cut_short, *finished])
         another, self._another = self._another, asyncio.Event()
         another.set()
-        if self._each is not None:
-            try:
-                self._each(at_s, point, self._tenants_of(second.number))
-            except Exception as error:
-                # A mistake in what is made of a second must not be the end of all others.
-                log.exception("fleet.second_not_taken", extra={"at_s": at_s, "error": repr(error)})
 
     def _add_nodes(self, point: dict[str, float], now_s: float) -> None:
         ages_s = self._seconds.ages_s(now_s + self._offset_s)
@@ -367,11 +357,6 @@ class Fleet:
             if number + self._shift < begin + step_s:
                 points.append(point)
         return step_s, float(begin), rolled(reversed(points))
-
-    def _tenants_of(self, number: int) -> list[list[float]]:
-        """Return the largest tenants of what was heard in a second, over all nodes."""
-        found = next((tenants for known, tenants in self._tenants if known == number), {})
-        return [[account, *sums] for account, sums in _largest(found)]
 
     def _write(
         self,
@@ -426,11 +411,6 @@ def canonical(point: Mapping[str, Any]) -> dict[str, float]:
         for name in NAMES
         if (value := point.get(name)) is not None and isfinite(value)
     }
-
-
-def _largest(tenants: Mapping[int, list[float]]) -> list[tuple[int, list[float]]]:
-    """Return those who took most work; where that is the same, those who were refused more."""
-    return sorted(tenants.items(), key=lambda item: item[1][1:], reverse=True)[:TENANTS_MAX]
 
 
 def _add_up(sums: dict[int, list[float]], tenants: Mapping[int, list[float]]) -> None:

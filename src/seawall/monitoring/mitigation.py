@@ -115,7 +115,11 @@ class Happened:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Now:
-    """What there is to decide by, this second. `replicas` is how old what each shows is, by the name nodes call it."""
+    """What there is to decide by, this second.
+
+    `tenants` is what accounts asked for in this second (`recent.tenants_of`), `replicas` how old what each of them
+    shows is, by the name nodes call it, and `nodes` those that can be told something.
+    """
 
     at_s: float
     point: Point

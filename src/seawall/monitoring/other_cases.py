@@ -12,7 +12,7 @@ PROBE_SLOW_S: Final = 0.1
 DISK_SLOW_S: Final = 0.02
 """Added to each request by the disk: several times what a sync takes on a disk that is well."""
 
-WAITED_MUCH: Final = 0.2
+WAITED_MUCH: Final = 0.15
 """Of its time, that a node was ready to run and was not let."""
 
 BUSY_MACHINE: Final = 0.5
@@ -113,12 +113,12 @@ def network(scene: Scene) -> Case:
     found: list[tuple[float, str]] = []
     if _vanished(scene):
         rates = f"of {amount(harm.usual_per_s)} requests a second {amount(harm.per_s)} arrive"
-        found.append((0.8, f"{rates}, and all is well here"))
+        found.append((0.85, f"{rates}, and all is well here"))
     if seen.is_raised("clients.reset", by=RESET_MANY, times=3):
-        found.append((0.8, f"{amount(resets)} connections of clients were reset"))
+        found.append((0.85, f"{amount(resets)} connections of clients were reset"))
     if seen.is_raised("clients.first_byte_s", by=FIRST_BYTE_LATE_S, times=3):
         late = f"new connections say nothing for {duration(first_s)}, usually {duration(usual_first_s)}"
-        found.append((0.75, late))
+        found.append((0.85, late))
     if share >= 0.6 and seen.added_to_each_s(Segment.NETWORK) >= CLIENTS_SLOW_S:
         found.append((0.75, f"{part(share)} of the added time is spent waiting for clients"))
     if seen.is_raised("clients.drain_s", by=DRAIN_SLOW_S, times=3):

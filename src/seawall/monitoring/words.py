@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-NOT_KNOWN = "not known"
+NOT_KNOWN = "not measured"
 
 
 def duration(seconds: float | None) -> str:
@@ -76,4 +76,4 @@ def versus(what: str, is_now: float | None, usual: float | None, say: Callable[[
     >>> versus("the disk takes", 0.3, 0.002, duration)
     'the disk takes: 300 ms, usually 2.0 ms'
     """
-    return f"{what}: {say(is_now)}, usually {say(usual)}"
+    return f"{what}: {say(is_now)}" + ("" if is_now is None and usual is None else f", usually {say(usual)}")
