@@ -1,7 +1,8 @@
 """Where the usual ends and now begins."""
 
 from seawall.monitoring.cases import Tenant
-from seawall.monitoring.recent import KEPT_S, MARGIN_S, NOW_S, SINCE_MAX_S, USUAL_S, Recent
+from seawall.monitoring.recent import KEPT_S, MARGIN_S, NOW_S, SINCE_MAX_S, USUAL_S, Recent, replica_ages
+from seawall.telemetry.metrics import number
 
 
 def seconds(count: int) -> Recent:
@@ -39,6 +40,14 @@ def test_accounts_are_summed_up_over_now() -> None:
 
     assert tenants[0] == Tenant(number=7, requests=20, work_s=5.0, refused=10)
     assert len(tenants) == 1 + NOW_S
+
+
+def test_a_replica_is_as_old_as_the_node_sees_it_that_sees_it_worst() -> None:
+    name = "db_client_replica_age_seconds"
+
+    ages_s = replica_ages([{name: [number(0.4, "a:5432"), number(3.0, "b:5432")]}, {name: [number(7.0, "a:5432")]}, {}])
+
+    assert ages_s == {"a:5432": 7.0, "b:5432": 3.0}
 
 
 def test_it_keeps_a_bounded_past_and_bears_a_clock_set_back() -> None:

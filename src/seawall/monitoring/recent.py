@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from seawall.monitoring.cases import Tenant
+from seawall.telemetry.metrics import Snapshot
 from seawall.telemetry.points import Point
 
 NOW_S: Final = 10.0
@@ -73,6 +74,16 @@ class Recent:
             now=tuple(one.point for one in now),
             tenants=tuple(tenants_of(line for one in now for line in one.tenants)),
         )
+
+
+def replica_ages(snapshots: Iterable[Snapshot]) -> dict[str, float]:
+    """Return how old what each replica shows is, by its name, as the node that knows it worst sees it."""
+    ages_s: dict[str, float] = {}
+    for snapshot in snapshots:
+        for sample in snapshot.get("db_client_replica_age_seconds", ()):
+            name = sample["labels"][0]
+            ages_s[name] = max(ages_s.get(name, 0.0), sample["value"])
+    return ages_s
 
 
 def tenants_of(lines: Iterable[Sequence[float]]) -> list[Tenant]:
