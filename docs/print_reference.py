@@ -15,6 +15,7 @@ import click
 from seawall.access.callers import QUERIES as ACCESS
 from seawall.cli import seawall
 from seawall.database import Query
+from seawall.incidents.copies import QUERIES as INCIDENTS
 from seawall.monitoring.database_probe import QUERIES as MONITORING
 from seawall.objects.buckets import QUERIES as OBJECTS
 from seawall.objects.store import LIST_PAGE
@@ -90,7 +91,15 @@ def queries_page() -> str:
         "| query | why |",
         "|---|---|",
     ]
-    named: list[Mapping[str, Query]] = [ACCESS, OBJECTS, {"list_page": LIST_PAGE}, SWEEPER, SERVICE, MONITORING]
+    named: list[Mapping[str, Query]] = [
+        ACCESS,
+        OBJECTS,
+        {"list_page": LIST_PAGE},
+        SWEEPER,
+        INCIDENTS,
+        SERVICE,
+        MONITORING,
+    ]
     lines += [f"| `{query.name}` | {query.why} |" for queries in named for query in queries.values()]
     return "\n".join([*lines, ""])
 

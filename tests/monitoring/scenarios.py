@@ -42,10 +42,10 @@ class Scenario:
 
 
 def outage(name: str, *, pages_within_s: float | None, rate_per_s: float = 50, **bad: float) -> Scenario:
-    """Two healthy minutes, and a minute that is not."""
+    """A minute and more without trouble, and one with it."""
     return Scenario(
         name=name,
-        phases=(Phase(seconds=120), Phase(seconds=60, **bad)),
+        phases=(Phase(seconds=75), Phase(seconds=50, **bad)),
         pages_within_s=pages_within_s,
         rate_per_s=rate_per_s,
         alert="latency" if "slow" in bad else "availability",
@@ -93,7 +93,7 @@ SCENARIOS = (
     ),
     Scenario(
         name="a moment of 0.8 s fails",
-        phases=(Phase(seconds=120), Phase(seconds=1, failed=0.8), Phase(seconds=90)),
+        phases=(Phase(seconds=75), Phase(seconds=1, failed=0.8), Phase(seconds=60)),
         pages_within_s=None,
     ),
     outage("0.1 % fail", failed=0.001, rate_per_s=100, pages_within_s=None),

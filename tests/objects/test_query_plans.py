@@ -18,6 +18,7 @@ from seawall.access.callers import QUERIES as ACCESS
 from seawall.database import Endpoint, Query
 from seawall.database.local_server import LocalServer
 from seawall.database.pool import SERVER_SETTINGS
+from seawall.incidents.copies import QUERIES as INCIDENTS
 from seawall.objects.buckets import QUERIES as OBJECTS
 from seawall.objects.store import LIST_PAGE
 from seawall.objects.sweeper import QUERIES as SWEEPER
@@ -42,6 +43,8 @@ EVERY_QUERY: Mapping[str, tuple[object, ...]] = {
     "access.owns_buckets": (5,),
     "access.remove_account": (1900,),
     "access.service_secret": (),
+    "incidents.keep": ("2026-11-24-1", "open", 0.0, None, "Files could not be read", "{}"),
+    "incidents.owners": (["key 5", "nobody's"],),
     "objects.bucket_by_name": (["bucket 5", "none"],),
     "objects.buckets_of": (5, "", "", 10, None),
     "objects.add_bucket": ("bucket new", 5, ""),
@@ -136,7 +139,7 @@ FILL = """
 
 
 def named_queries() -> Iterator[Query]:
-    for queries in (ACCESS, OBJECTS, SERVICE):
+    for queries in (ACCESS, INCIDENTS, OBJECTS, SERVICE):
         yield from queries.values()
     yield LIST_PAGE
     for name, query in SWEEPER.items():

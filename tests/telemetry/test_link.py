@@ -56,6 +56,35 @@ async def test_a_node_is_heard_until_it_goes(tmp_path: Path) -> None:
         await until(lambda: not keeper.summaries())
 
 
+async def test_metrics_are_kept_apart_until_somebody_asks(tmp_path: Path) -> None:
+    async with Link(tmp_path / "run" / "keeper.sock", answer) as keeper:
+        node = asyncio.create_task(report(keeper.path, "node-1", lambda: {"ready": True, "metrics": {"up": [1]}}))
+        await until(lambda: dict(keeper.metrics()))
+
+        assert dict(keeper.metrics()) == {"node-1": {"up": [1]}}
+        assert keeper.summaries() == {"node-1": {"node": "node-1", "ready": True}}
+
+        node.cancel()
+        await until(lambda: not keeper.summaries())
+        assert not dict(keeper.metrics())
+
+
+async def test_what_is_told_once_is_handed_on_and_not_kept(tmp_path: Path) -> None:
+    heard = []
+
+    def hear(node: str, message: Message) -> None:
+        heard.append((node, dict(message)))
+
+    async with Link(tmp_path / "run" / "keeper.sock", answer, hear=hear) as keeper:
+        summary = {"ready": True, "point": {"loop.lag_s": 0.1}, "users": {}, "tenants": []}
+        node = asyncio.create_task(report(keeper.path, "node-1", lambda: summary))
+        await until(keeper.summaries)
+
+        assert heard[0] == ("node-1", {"node": "node-1", **summary})
+        assert keeper.summaries() == {"node-1": {"node": "node-1", "ready": True}}
+        node.cancel()
+
+
 async def test_a_node_that_is_silent_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with Link(tmp_path / "run" / "keeper.sock", answer) as keeper:
         node = asyncio.create_task(report(keeper.path, "node-1", lambda: {"ready": True}))

@@ -2,9 +2,12 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from itertools import chain, repeat
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.monitoring.scenarios import BEGIN_S, SCENARIOS, Scenario, book, events_of, point
 
 from seawall.monitoring.alerts import REFRACTORY_S, AlertBook, AlertEvent, Turn
@@ -166,6 +169,32 @@ def test_what_another_has_found_joins_and_ends_when_it_is_not_found_again() -> N
         (Turn.RESOLVED, "signal:disk.probe_s"),
         (Turn.OVER, "availability"),
     ]
+
+
+STRETCHES = st.tuples(st.integers(1, 40), st.sampled_from([0.0, 0.01, 0.3, 1.0]), st.integers(0, 4), st.integers(0, 20))
+
+
+@settings(max_examples=50, deadline=None)
+@given(stretches=st.lists(STRETCHES, max_size=12))
+def test_what_is_active_has_fired_and_is_not_over(stretches: list[tuple[int, float, int, int]]) -> None:
+    alerts, fired, is_open, now_s = book(), set[tuple[str, str]](), False, NOW_S
+    for seconds, share, nodes, pause_s in stretches:
+        now_s += pause_s
+        for _ in range(seconds):
+            now_s += 1
+            asked = 50.0 if nodes else 0.0
+            now = point(requests=asked, failed=asked * share, nodes=nodes, **{"nodes.expected": 4.0})
+            for event in alerts.observe(BEGIN_S + now_s, now, now_s):
+                if event.fired:
+                    assert is_open is (event.turn is Turn.JOINED)
+                    fired.add((event.alert.name, event.alert.rule))
+                else:
+                    assert is_open
+                    fired.remove((event.alert.name, event.alert.rule))
+                    assert (event.turn is Turn.OVER) is (not fired)
+                is_open = bool(fired)
+            assert {(alert.name, alert.rule) for alert in alerts.active} == fired
+            assert json.loads(json.dumps(alerts.as_json()))["active"] == [asdict(alert) for alert in alerts.active]
 
 
 # Nodes.

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seawall.telemetry.metrics import DURATION_BUCKETS_S
+from seawall.telemetry.minute_users import CLAIMED_MAX, NUMBER_MAX, Accounts, MinuteUsers
 from seawall.telemetry.points import BY_NAME, GROUPS, total
 from seawall.telemetry.seconds import MOVED_BYTES_PER_S, SLOW_S, Outcome, SecondCounts
 from seawall.telemetry.segments import SEGMENTS, STOPWATCH, Segment, Stopwatch, timed, unwatched
 from seawall.telemetry.top import COUNTERS, REQUEST_S, TOLD, TopTenants
-from seawall.telemetry.users import CLAIMED_MAX, NUMBER_MAX, Accounts, MinuteUsers
 
 READS = GROUPS.index("reads")
 NOTHING = [0.0] * len(SEGMENTS)

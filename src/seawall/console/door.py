@@ -1,4 +1,4 @@
-"""`/healthz`, `/readyz` and `/metrics`, for a node or for the fleet.
+"""`/healthz`, `/readyz` and `/metrics`, for a node or for the fleet; and `/incidents`, where they are kept.
 
 It answers when the database does not: that is when it is needed.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from seawall.edge import Exchange
+from seawall.edge import Exchange, Handler
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,16 +22,24 @@ class Readiness:
 
 
 class HealthDoor:
-    """Answers load balancers and Prometheus. State: none; it asks."""
+    """Answers load balancers and Prometheus. State: none; it asks.
 
-    def __init__(self, readiness: Callable[[], Readiness], registry: CollectorRegistry) -> None:
+    `incidents` answers what is below `/incidents`, where there is somebody to keep them.
+    """
+
+    def __init__(
+        self, readiness: Callable[[], Readiness], registry: CollectorRegistry, incidents: Handler | None = None
+    ) -> None:
         self._readiness = readiness
         self._registry = registry
+        self._incidents = incidents
 
     async def __call__(self, exchange: Exchange) -> None:
         """Answer one request."""
         exchange.operation = exchange.path
-        if exchange.method not in {"GET", "HEAD"}:
+        if self._incidents is not None and (exchange.path == "/incidents" or exchange.path.startswith("/incidents/")):
+            await self._incidents(exchange)
+        elif exchange.method not in {"GET", "HEAD"}:
             _respond(exchange, 405, {"error": "only GET and HEAD are possible here"})
         elif exchange.path == "/healthz":
             _respond(exchange, 200, {"alive": True})

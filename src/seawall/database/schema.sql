@@ -225,6 +225,17 @@ CREATE TABLE public.garbage (
     since timestamp with time zone DEFAULT now() NOT NULL
 );
 
+CREATE TABLE public.incidents (
+    id text NOT NULL COLLATE pg_catalog."C",
+    status text NOT NULL,
+    began_at timestamp with time zone NOT NULL,
+    resolved_at timestamp with time zone,
+    title text NOT NULL,
+    record jsonb NOT NULL,
+    kept_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT incidents_status_check CHECK ((status = ANY (ARRAY['open'::text, 'resolved'::text])))
+);
+
 CREATE TABLE public.parts (
     upload_id uuid NOT NULL,
     part_number integer NOT NULL,
@@ -294,6 +305,9 @@ ALTER TABLE ONLY public.current_objects
 
 ALTER TABLE ONLY public.garbage
     ADD CONSTRAINT garbage_pkey PRIMARY KEY (location);
+
+ALTER TABLE ONLY public.incidents
+    ADD CONSTRAINT incidents_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY public.parts
     ADD CONSTRAINT parts_pkey PRIMARY KEY (upload_id, part_number);

@@ -8,6 +8,7 @@ from typing import Final
 from seawall.drills.outcomes import Series
 from seawall.drills.rehearsal import Rehearsal
 from seawall.drills.surge import Act
+from seawall.telemetry.charts import ticks
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, GAP = 920, 230, 56, 190, 44, 58
 """Pixels: of the drawing, of one act's panel, and of what is around the panels."""
@@ -107,7 +108,7 @@ def _panel(panel: Panel, *, top: float, seconds: int, top_per_s: float) -> list[
         'fill="#f4e9e4"/>',
         f'<text x="{shaded_x + 6:.1f}" y="{top + 32:.1f}" fill="#7a4a3a">{escape(panel.shaded_as)}</text>',
     ]
-    for per_s in _ticks(top_per_s):
+    for per_s in ticks(top_per_s):
         parts.append(
             f'<line x1="{LEFT}" y1="{y(per_s):.1f}" x2="{right}" y2="{y(per_s):.1f}" stroke="#e4e4e4"/>'
             f'<text x="{LEFT - 8}" y="{y(per_s) + 4:.1f}" text-anchor="end" fill="#555555">{per_s:,.0f}</text>'
@@ -137,15 +138,3 @@ def _panel(panel: Panel, *, top: float, seconds: int, top_per_s: float) -> list[
             f"cut off at the top: up to {most:,}</text>"
         )
     return parts
-
-
-def _ticks(top: float) -> list[float]:
-    """Return round numbers up to `top`, at most six steps.
-
-    >>> _ticks(95.0)
-    [0, 20, 40, 60, 80]
-    """
-    step = next(
-        (digit * 10**power for power in range(9) for digit in (1, 2, 5) if top / (digit * 10**power) <= 6), 10**9
-    )
-    return [number * step for number in range(int(top / step) + 1)]

@@ -17,10 +17,10 @@ from seawall.s3 import Doorkeeper
 from seawall.s3.operations import group_of
 from seawall.telemetry.host import Host
 from seawall.telemetry.loop_lag import LoopLag
+from seawall.telemetry.minute_users import MinuteUsers
 from seawall.telemetry.seconds import Outcome, SecondCounts
 from seawall.telemetry.segments import Segment
 from seawall.telemetry.top import TopTenants
-from seawall.telemetry.users import MinuteUsers
 
 if TYPE_CHECKING:
     from seawall.service.node import Node
@@ -39,8 +39,8 @@ _NETWORK, _ADMISSION, _WAIT = int(Segment.NETWORK), int(Segment.ADMISSION), int(
 class Second:
     """State: what was counted, and how all counters of the node's parts stood when a second was taken last."""
 
-    def __init__(self, doorkeeper: Doorkeeper, lag: LoopLag) -> None:
-        self.counts = SecondCounts()
+    def __init__(self, doorkeeper: Doorkeeper, lag: LoopLag, slow_s: Mapping[str, float]) -> None:
+        self.counts = SecondCounts(slow_s)
         self.users = MinuteUsers(wall_s())
         self.lag_s = 0.0
         """The greatest lag of the event loop in the second that was taken last."""

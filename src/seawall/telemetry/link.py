@@ -1,14 +1,14 @@
 """The keeper's UNIX socket: nodes tell it how they are, commands ask it things.
 
-A line is a JSON object. A node says `{"node": …}` with a summary each second, and may be told `{"knob": …}`: what to do
-differently from now on. A command says `{"ask": …}` and gets one line back. The socket lies in a directory only our own
-user may enter.
+A line is a JSON object. A node says `{"node": …}` with a summary each second and `{"metrics": …}` after it, which is
+long and seldom asked for, so it is kept as it came. It may be told `{"knob": …}`: what to do differently from now on. A
+command says `{"ask": …}` and gets one line back. The socket lies in a directory only our own user may enter.
 """
 
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +25,10 @@ Answer = Callable[[Message], Awaitable[Message]]
 LINE_MAX_BYTES = 4 * 1024 * 1024
 SUMMARY_INTERVAL_S = 1.0
 ANSWER_TIMEOUT_S = 30.0
+# What a metrics line begins with.
+METRICS = b'{"metrics": '
+# Parts of a summary that are for whoever hears it, and not kept.
+TOLD_ONCE = ("point", "users", "tenants")
 # A node not heard from for so long is not counted as serving.
 SILENCE_MAX_S = 5.0
 # A node that left so much unread does not listen.
@@ -32,7 +36,7 @@ UNHEARD_MAX_BYTES = 64 * 1024
 
 
 class Link:
-    """The keeper's end. State: the last summary of each node that is connected.
+    """The keeper's end. State: the last summary and the last metrics of each node that is connected.
 
     Args:
         path: of the socket.
@@ -45,6 +49,7 @@ class Link:
         self._answer = answer
         self._hear = hear
         self._summaries: dict[str, tuple[float, Message]] = {}
+        self._metrics: dict[str, bytes] = {}
         self._writers: dict[str, asyncio.StreamWriter] = {}
         self._server: asyncio.Server | None = None
         self._conversations: set[asyncio.Task[None]] = set()
@@ -76,6 +81,17 @@ class Link:
             node: summary for node, (heard_s, summary) in self._summaries.items() if now_s - heard_s <= SILENCE_MAX_S
         }
 
+    def metrics(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield where the metrics of every node stand that was heard from lately."""
+        for node in self.summaries():
+            line = self._metrics.get(node)
+            if line is None:
+                continue
+            try:
+                yield node, json.loads(line)["metrics"]
+            except ValueError as error:
+                log.warning("link.metrics_broken", extra={"node": node, "error": str(error)})
+
     def tell(self, node: str, message: Message) -> bool:
         """Tell a node to do something differently; return False where it is not connected, or does not listen.
 
@@ -96,13 +112,16 @@ class Link:
         node = ""
         try:
             while line := await reader.readline():
+                if node and line.startswith(METRICS):
+                    self._metrics[node] = line
+                    continue
                 message: Message = json.loads(line)
                 if "ask" in message:
                     writer.write(_line(await self._reply(message)))
                     await writer.drain()
                 else:
                     node = str(message["node"])
-                    self._summaries[node] = (monotonic_s(), message)
+                    self._summaries[node] = (monotonic_s(), _without(message, TOLD_ONCE))
                     self._writers[node] = writer
                     if self._hear is not None:
                         self._tell_of(node, message, self._hear)
@@ -112,6 +131,7 @@ class Link:
             if self._writers.get(node) is writer:  # Else it came again, and this is its former connection.
                 del self._writers[node]
                 self._summaries.pop(node, None)
+                self._metrics.pop(node, None)
             writer.close()
 
     @staticmethod
@@ -161,7 +181,11 @@ async def report(
                 begin()
             due_s = monotonic_s()
             while True:
-                writer.write(_line({"node": node, **summary()}))
+                told = {"node": node, **summary()}
+                metrics = told.pop("metrics", None)
+                writer.write(_line(told))
+                if metrics is not None:
+                    writer.write(_line({"metrics": metrics}))
                 await writer.drain()
                 # A second from the last time it was due, not from now; what was missed is not made up for.
                 now_s = monotonic_s()
@@ -214,6 +238,10 @@ async def ask(path: Path, question: str, **details: Any) -> Any:
     if "error" in message:
         raise SeawallError(str(message["error"]))
     return message["answer"]
+
+
+def _without(message: Message, names: Collection[str]) -> Message:
+    return {name: value for name, value in message.items() if name not in names}
 
 
 def _line(message: Mapping[str, Any]) -> bytes:

@@ -1,0 +1,357 @@
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.incidents import kit
+from tests.incidents.kit import BEGAN_S, DETECTED_S, RECOVERED_S, RESOLVED_S, Past, alert, alert_event, second
+
+from seawall.errors import DatabaseDown, Invalid, Missing, NotRunning
+from seawall.incidents import case as cases
+from seawall.incidents import desk as desks
+from seawall.incidents.desk import IncidentDesk
+from seawall.incidents.record import Incident
+from seawall.monitoring.alerts import Turn
+from seawall.monitoring.notices import Notice, Status
+from seawall.telemetry.journal import Event
+from seawall.telemetry.points import total
+from seawall.telemetry.users import Bitmap, Users
+
+
+class Told:
+    """What the journal was told. State: the events."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def __call__(self, kind: str, **fields: Any) -> Event:
+        event = Event(DETECTED_S, kind, fields, len(self.events) + 1)
+        self.events.append(event)
+        return event
+
+    @property
+    def kinds(self) -> list[str]:
+        return [event.kind for event in self.events]
+
+
+class Answers:
+    """Stands for a database: fails until it is up, then says whose keys are, and takes copies."""
+
+    def __init__(self, owners: Mapping[str, int]) -> None:
+        self.is_up = False
+        self.copied: dict[str, Incident] = {}
+        self._owners = owners
+
+    async def keep(self, incident: Incident) -> None:
+        if not self.is_up:
+            raise DatabaseDown
+        self.copied[incident.id] = incident
+
+    async def owners(self, keys: Sequence[str]) -> Mapping[str, int]:
+        if not self.is_up:
+            raise DatabaseDown
+        return {key: self._owners[key] for key in keys if key in self._owners}
+
+
+@pytest.fixture
+def told() -> Told:
+    return Told()
+
+
+@pytest.fixture
+def past() -> Past:
+    return Past(kit.rows(BEGAN_S - 60, RESOLVED_S))
+
+
+@pytest.fixture
+async def desk(tmp_path: Path, told: Told, past: Past, monkeypatch: pytest.MonkeyPatch) -> IncidentDesk:
+    for module in (desks, cases):
+        monkeypatch.setattr(module, "wall_s", lambda: RESOLVED_S, raising=False)
+    return await a_desk(tmp_path, told, past)
+
+
+async def a_desk(path: Path, told: Told, past: Past, events: Sequence[Event] = ()) -> IncidentDesk:
+    desk = IncidentDesk(
+        path / "incidents",
+        tell=told,
+        series=past.series,
+        users_between=past.users_between,
+        url="http://127.0.0.1:9002/incidents/{id}",
+    )
+    await desk.start(lambda since_s: [event for event in events if event.at_s >= since_s])
+    return desk
+
+
+def go_through(desk: IncidentDesk, *, first_s: float = DETECTED_S, until_s: float = RESOLVED_S + 1) -> list[Notice]:
+    """Have the desk see the incident's seconds; return what people were told."""
+    told: list[Notice] = []
+    journal = kit.journal()
+    for at_s in kit.seconds(first_s, until_s):
+        more: dict[str, Any] = {"events": [event for event in journal if at_s - 1 < event.at_s <= at_s]}
+        if at_s == DETECTED_S:
+            more["alerts"] = [alert_event()]
+            more["events"] = [event for event in journal if event.at_s <= at_s]
+        if at_s == kit.DIAGNOSED_S:
+            more["diagnosis"] = kit.diagnosis()
+        if at_s == kit.MITIGATED_S:
+            more["actions"] = [kit.action()]
+        if at_s == RESOLVED_S:
+            more["alerts"] = [alert_event(Turn.OVER, at_s=at_s, ended_s=RECOVERED_S)]
+        told += desk.look(second(at_s, **more))
+    return told
+
+
+async def test_an_episode_is_one_incident_that_opens_fills_and_closes_itself(desk: IncidentDesk, told: Told) -> None:
+    notices = go_through(desk)
+    await desk.stop()
+
+    incident = await desk.find("latest")
+    assert [notice.status for notice in notices] == [Status.OPENED, Status.UPDATED, Status.UPDATED, Status.RESOLVED]
+    assert {notice.incident_id for notice in notices} == {"2026-11-24-1"}
+    assert notices[0].url == "http://127.0.0.1:9002/incidents/2026-11-24-1"
+    assert "31.2 % of requests failed" in notices[0].summary
+    assert any("connections (87 %" in line for line in notices[1].diagnosis)
+    assert notices[-1].resolved_s == RESOLVED_S
+    assert told.kinds == ["incident.opened", "incident.resolved"]
+    assert not incident.is_open
+    assert (incident.began_s, incident.detected_s, incident.diagnosed_s) == (BEGAN_S, DETECTED_S, kit.DIAGNOSED_S)
+    assert (incident.mitigated_s, incident.recovered_s) == (kit.MITIGATED_S, RECOVERED_S)
+    assert [one.kind for one in incident.happenings] == [
+        "drill.begun", "notification.sent", "node.silent", "node.back",
+    ]  # fmt: skip
+
+
+async def test_what_is_counted_are_the_seconds_from_begin_to_recovery(desk: IncidentDesk) -> None:
+    go_through(desk)
+    await desk.stop()
+
+    impact = (await desk.find("latest")).impact
+    hit = [row.point for row in kit.rows(BEGAN_S, RECOVERED_S)]
+    assert impact.counts.requests == sum(total(point, "requests") for point in hit)
+    assert impact.counts.failed == sum(total(point, "failed") for point in hit)
+    assert impact.counts.refused == sum(total(point, "refused") for point in hit)
+    assert (impact.watched_s, impact.bad_s) == (31, 31)
+    # On the disk is what is said, and a minute before it besides.
+    rows = desk.files.points("2026-11-24-1")
+    assert rows[0].at_s == BEGAN_S - 60
+    assert [row.at_s for row in rows] == [BEGAN_S - 60 + number for number in range(len(rows))]
+    assert desk.files.find("latest") == await desk.find("latest")
+
+
+async def test_users_are_counted_exactly(desk: IncidentDesk, past: Past) -> None:
+    past.users = Users(seen=Bitmap(range(1, 401)), failed=Bitmap([5, 6, 7]))
+
+    go_through(desk)
+    await desk.stop()
+
+    impact = (await desk.find("latest")).impact
+    assert (impact.users_failed, impact.users_seen) == (3, 400)
+    assert [*desk.files.people("2026-11-24-1").users.failed] == [5, 6, 7]
+
+
+async def test_whose_keys_were_claimed_is_looked_up_once_the_database_is_back(desk: IncidentDesk, past: Past) -> None:
+    past.users = Users(seen=Bitmap([1, 2]), failed=Bitmap([1]), claimed={"KEY-TWO", "KEY-NINE", "GUESSED"})
+    database: Any = Answers({"KEY-TWO": 2, "KEY-NINE": 9})
+    go_through(desk)
+    await desk.stop()
+    before = (await desk.find("latest")).impact
+    with pytest.raises(DatabaseDown):
+        await desk.copy_now(database)
+
+    database.is_up = True
+    await desk.copy_now(database)
+    await desk.stop()
+    await desk.copy_now(database)
+
+    impact = (await desk.find("latest")).impact
+    assert (before.users_failed, before.users_seen, before.keys_claimed) == (1, 2, 3)
+    assert (impact.users_failed, impact.users_seen, impact.keys_claimed, impact.keys_of_nobody) == (3, 3, 0, 1)
+    assert desk.files.find("latest").impact == impact
+    assert database.copied["2026-11-24-1"].impact == impact
+
+
+async def test_a_second_alert_joins_and_the_last_to_end_closes_it(desk: IncidentDesk) -> None:
+    latency = alert("latency", fired_s=DETECTED_S + 4)
+
+    desk.look(second(DETECTED_S, alerts=[alert_event()]))
+    joined = desk.look(second(DETECTED_S + 4, alerts=[alert_event(Turn.JOINED, at_s=DETECTED_S + 4, alert=latency)]))
+    desk.look(second(RECOVERED_S, alerts=[alert_event(Turn.RESOLVED, at_s=RECOVERED_S, ended_s=RECOVERED_S - 3)]))
+    still_open = desk.open
+    over = alert_event(Turn.OVER, at_s=RESOLVED_S, alert=latency, ended_s=RECOVERED_S)
+    closed = desk.look(second(RESOLVED_S, alerts=[over]))
+
+    assert joined == []
+    assert still_open is not None
+    assert [raised.ended_s for raised in still_open.alerts] == [RECOVERED_S - 3, None]
+    assert [notice.status for notice in closed] == [Status.RESOLVED]
+    assert desk.open is None
+
+
+async def test_an_episode_that_goes_on_after_its_end_is_the_same_incident(desk: IncidentDesk) -> None:
+    go_through(desk)
+
+    again = alert(fired_s=RESOLVED_S + 20, began_s=RESOLVED_S + 15)
+    reopened = desk.look(
+        second(RESOLVED_S + 20, alerts=[alert_event(Turn.REOPENED, at_s=RESOLVED_S + 20, alert=again)])
+    )
+    another = desk.look(second(RESOLVED_S + 900, alerts=[alert_event(at_s=RESOLVED_S + 900, episode="another")]))
+
+    assert [(notice.incident_id, notice.status) for notice in reopened] == [("2026-11-24-1", Status.OPENED)]
+    # The first was never closed: whoever knew of it is gone.
+    assert [(notice.incident_id, notice.status) for notice in another] == [
+        ("2026-11-24-1", Status.RESOLVED),
+        ("2026-11-24-2", Status.OPENED),
+    ]
+
+
+async def test_a_keeper_that_was_killed_goes_on_with_the_same_incident(
+    desk: IncidentDesk, tmp_path: Path, told: Told, past: Past
+) -> None:
+    past.users = Users(seen=Bitmap(range(10)), failed=Bitmap([3]))
+    go_through(desk, until_s=DETECTED_S + 10)
+    await desk._save_all()
+    # It dies now: nothing is said to anybody, and four seconds go unseen.
+    died = Event(DETECTED_S + 12, "keeper.started", {"pid": 4242}, 9)
+
+    another = await a_desk(tmp_path, told, past, events=[died])
+    resumed = another.open
+    notices = go_through(another, first_s=DETECTED_S + 14)
+    await another.stop()
+
+    assert resumed is not None
+    assert resumed.id == "2026-11-24-1"
+    assert {notice.incident_id for notice in notices} == {"2026-11-24-1"}
+    assert notices[-1].status is Status.RESOLVED
+    incident = await another.find("latest")
+    assert [path.name for path in (tmp_path / "incidents").iterdir()] == ["2026-11-24-1"]
+    # What the fleet remembers of the time between is counted, and each second once.
+    assert incident.impact.counts.requests == sum(
+        total(row.point, "requests") for row in kit.rows(BEGAN_S, RECOVERED_S)
+    )
+    assert "keeper.started" in [one.kind for one in incident.happenings]
+    assert incident.impact.users_failed == 1
+
+
+async def test_a_disk_that_takes_nothing_stops_nobody_and_loses_nothing(
+    desk: IncidentDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(desk.files, "save", full)
+        broken.setattr(desk.files, "add_points", full)
+        go_through(desk)
+        await desk._save_all()
+        await desk._save_all()
+        assert desk.files.ids() == []
+        assert (await desk.listed())[0]["title"].startswith("Files could not be read")
+        assert "21:03:08" in await desk.post_mortem("latest", "md")
+
+    await desk._save_all()
+
+    assert desk.files.find("latest") == await desk.find("latest")
+    assert len(desk.files.points("2026-11-24-1")) == RESOLVED_S - BEGAN_S + 60
+
+
+async def test_points_that_cannot_be_fetched_are_given_up_after_a_few_tries(desk: IncidentDesk, past: Past) -> None:
+    past.fails = True
+    go_through(desk)
+
+    for _ in range(cases.FETCH_TRIES):
+        await desk._save_all()
+
+    incident = await desk.find("latest")
+    assert incident.impact.watched_s == RECOVERED_S - DETECTED_S
+    assert "For 6 s of it nothing was measured" in await desk.post_mortem("latest", "md")
+
+
+async def test_what_people_say_is_kept_and_told(desk: IncidentDesk, told: Told) -> None:
+    desk.look(second(DETECTED_S, alerts=[alert_event()]))
+
+    await desk.note("latest", who="mara", text=" It is the nightly report.\n")
+    await desk.acknowledge("latest", who="mara")
+    await desk.acknowledge("latest", who="someone else")
+
+    incident = desk.files.find("latest")
+    assert [(note.who, note.text) for note in incident.notes] == [("mara", "It is the nightly report.")]
+    assert incident.acknowledged is not None
+    assert incident.acknowledged.who == "mara"
+    assert told.kinds == ["incident.opened", "incident.note", "incident.acknowledged"]
+    notices = desk.look(second(DETECTED_S + 1))
+    assert [(notice.status, notice.by) for notice in notices] == [(Status.ACKNOWLEDGED, "mara")]
+
+
+async def test_a_past_incident_takes_notes(desk: IncidentDesk) -> None:
+    desk.files.save(kit.whole("2025-01-01-1")[0])
+    go_through(desk)
+    await desk.stop()
+
+    await desk.note("2025-01-01-1", who="mara", text="Seen again today.")
+
+    assert desk.files.find("2025-01-01-1").notes[0].text == "Seen again today."
+    assert desk.files.find("latest").notes == ()
+
+
+@pytest.mark.parametrize("text", ["", "  \n", "x" * 4001])
+async def test_a_note_says_something_and_has_an_end(desk: IncidentDesk, text: str) -> None:
+    go_through(desk)
+
+    with pytest.raises(Invalid):
+        await desk.note("latest", who="mara", text=text)
+
+
+async def test_commands_are_answered(desk: IncidentDesk) -> None:
+    go_through(desk)
+    await desk.stop()
+
+    listed = await desk.answer({"ask": "incidents.list"})
+    shown = await desk.answer({"ask": "incidents.show", "id": "2026-11-24-1"})
+    page = await desk.answer({"ask": "incidents.post-mortem", "id": "latest", "format": "html"})
+    noted = await desk.answer({"ask": "incidents.note", "id": "latest", "who": "mara", "text": "so it was"})
+    taken = await desk.answer({"ask": "incidents.acknowledge", "id": "latest", "who": "mara"})
+
+    assert [one["id"] for one in listed] == ["2026-11-24-1"]
+    assert Incident.from_json(shown).title == "Files could not be read: the database's connections were used up"
+    assert page.startswith("<!doctype html>")
+    assert noted["notes"][0]["text"] == "so it was"
+    assert taken["acknowledged"]["who"] == "mara"
+    with pytest.raises(Missing):
+        await desk.answer({"ask": "incidents.show", "id": "2020-01-01-1"})
+    with pytest.raises(Invalid):
+        await desk.answer({"ask": "incidents.post-mortem", "id": "latest", "format": "pdf"})
+    with pytest.raises(NotRunning):
+        await desk.answer({"ask": "incidents.burn"})
+
+
+async def test_a_past_incident_that_looked_alike_is_named(desk: IncidentDesk) -> None:
+    go_through(desk)
+    await desk.stop()
+
+    later_s = RESOLVED_S + 86_400
+    again = alert(began_s=later_s - 6, fired_s=later_s)
+    desk.look(second(later_s, alerts=[alert_event(at_s=later_s, episode="next day", alert=again)]))
+    at_once = await desk.find("latest")
+    desk.look(second(later_s + 5, diagnosis=kit.diagnosis(at_s=later_s + 5)))
+    diagnosed = await desk.find("latest")
+
+    assert at_once.id == "2026-11-25-1"
+    assert [similar.id for similar in at_once.similar] == ["2026-11-24-1"]
+    assert "the same suspect (connections)" in diagnosed.similar[0].why
+    assert "over after 31 s; done: cancel_session" in diagnosed.similar[0].ended_by
+
+
+async def test_keeping_is_cancelled_without_a_trace(desk: IncidentDesk) -> None:
+    keeping = asyncio.create_task(desk.keep())
+    go_through(desk)
+    async with asyncio.timeout(20):
+        while not desk.files.ids():
+            await asyncio.sleep(0.01)
+
+    keeping.cancel()
+    await asyncio.wait([keeping], timeout=10)
+
+    assert keeping.cancelled()
+    await desk.stop()
+    assert desk.files.find("latest") == await desk.find("latest")
