@@ -10,7 +10,7 @@ from typing import Final
 
 SLOT_MINUTES: Final = 30
 DAYS: Final = 14
-DAYS_LEAST: Final = 2
+DAYS_LEAST: Final = 1
 
 
 class DailyCourse:

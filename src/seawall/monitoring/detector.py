@@ -65,6 +65,7 @@ class Detector:
         self._latest: list[float] = []
         self._residuals: list[float] = []
         self._histories = [History() for _ in range(1 + len(SPREADS) + len(STEPS) + len(RESIDUALS))]
+        self._knows_the_day = False
 
     def __repr__(self) -> str:
         muted = max(0, self._muted_until - self._rows)
@@ -98,6 +99,10 @@ class Detector:
         usual = self._course.expected(moment)
         self._course.add(moment, value)
         _append(self._latest, value)
+        if usual is not None and not self._knows_the_day:
+            self._knows_the_day = True
+            self._residuals.clear()
+            self._histories[-len(RESIDUALS) :] = [History() for _ in RESIDUALS]
         _append(self._residuals, value - (self._levels.quantile(0.5) if usual is None else usual))
 
         total = 0.0
