@@ -27,6 +27,7 @@ from seawall.drills.small_disk import filled
 from seawall.drills.tcp_proxy import Cut, TcpProxy, Weather
 from seawall.drills.undo import POLL_S, see_through
 from seawall.errors import NotRunning, SeawallError
+from seawall.monitoring.things import Layer
 
 BACK_WITHIN_S: Final = 90.0
 """How long a killed database may take until it answers again: its keeper waits longer after each failure to start."""
@@ -55,26 +56,6 @@ NARROW_BYTES_PER_S: Final = 64 * 1024.0
 HICCUP: Final = Weather(delay_s=0.08)
 HICCUP_S: Final = 0.5
 HICCUP_EVERY_S: Final = 2.0
-
-
-class Layer(StrEnum):
-    """Where a diagnosis can look for the cause."""
-
-    CONNECTIONS = "connections"
-    """Nobody gets a connection to the database, or too few."""
-    STATEMENTS = "statements"
-    """The database takes long to do what it is asked."""
-    LOCKS = "locks"
-    """Somebody waits for somebody else in the database."""
-    DATABASE = "database"
-    """It does not answer."""
-    REPLICA = "replica"
-    DISK = "disk"
-    NETWORK = "network"
-    PROCESSOR = "processor"
-    """A node does not get the processor."""
-    TENANT = "tenant"
-    """One of those who are served takes what is for all."""
 
 
 class Need(StrEnum):

@@ -59,6 +59,7 @@ OBJECTS: Final = 200
 OBJECT_BYTES: Final = 1024
 FILLERS: Final = 4
 FILL_TIMEOUT_S: Final = 30.0
+FILL_PAUSE_S: Final = 0.5
 
 EPOCH_S: Final = 1.0
 """Nodes forget whose keys are whose within half a second of new accounts, and should do so before a load begins."""
@@ -412,9 +413,15 @@ async def fill(instance: Instance, bucket: str, *, objects: int, object_bytes: i
     target, numbers = instance.target(bucket), iter(range(objects))
 
     async def ask(caller: Caller, path: str, body: bytes) -> None:
-        answer = await caller.ask("PUT", path, body=body, timeout_s=FILL_TIMEOUT_S)
-        if answer.status != 200:
-            raise InstanceFailed(f"the service did not store {path}: {answer.status} {answer.reason}")
+        # Where a surge has just ended, those who were refused still come again: we wait as they do.
+        deadline_s = monotonic_s() + FILL_TIMEOUT_S
+        while True:
+            answer = await caller.ask("PUT", path, body=body, timeout_s=FILL_TIMEOUT_S)
+            if answer.status == 200:
+                return
+            if answer.status != 503 or monotonic_s() > deadline_s:
+                raise InstanceFailed(f"the service did not store {path}: {answer.status} {answer.reason}")
+            await asyncio.sleep(answer.retry_after_s or FILL_PAUSE_S)
 
     async def work() -> None:
         async with Caller(target, Signer(*instance.root_keys)) as caller:

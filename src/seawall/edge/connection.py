@@ -273,7 +273,8 @@ class Connection(asyncio.BufferedProtocol):
         output = await self._ready_output()
         while start < stop:
             try:
-                count = os.sendfile(output.fileno(), descriptor, start, stop - start)
+                # A client that reads as fast as we send would otherwise take it all in one call.
+                count = os.sendfile(output.fileno(), descriptor, start, min(stop - start, TURN_BYTES))
             except BlockingIOError:
                 await self._output_writable(output)
                 continue
