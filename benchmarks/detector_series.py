@@ -394,6 +394,145 @@ def keys_pressed(chance: Random) -> Draft:
     return draft
 
 
+def misconfigured(chance: Random) -> Draft:
+    """The CPU of a group of servers, by day and week, for two months; then its days are others for a while."""
+    draft = Draft(chance, rows=18_000, interval_s=MINUTES_5)
+    level, swing, noise = chance.uniform(35, 50), chance.uniform(10, 25), chance.uniform(3, 8)
+    place, what = draft.places(1)[0], chance.choice(("high", "low", "flat", "restless"))
+    stop, slow = place + draft.lasting(0.6, 1.6), 0.0
+    for row in range(draft.rows):
+        slow = 0.95 * slow + chance.gauss(0, noise / 4)
+        course = swing * math.sin((draft.hour(row) - 9) * math.pi / 12) * (0.6 if draft.is_weekend(row) else 1)
+        inside = place <= row < stop
+        move = {"high": 0.9 * swing, "low": -0.9 * swing, "flat": -course, "restless": slow * 2}[what] if inside else 0.0
+        draft.values[row] = min(100.0, max(0.0, level + course + slow + move + chance.gauss(0, noise)))
+    draft.labels.append(place)
+    return draft
+
+
+def mentions_of_a_share(chance: Random) -> Draft:
+    """Mentions in crowds of all sizes, by the same heavy tail as what is labelled: the largest, and some that are not."""
+    draft = Draft(chance, rows=15_800, interval_s=MINUTES_5)
+    mean, crowd, mood = chance.choice((5.0, 15.0, 40.0, 90.0)), 0.0, 0.0
+    begins: list[tuple[float, int]] = []
+    for row in range(draft.rows):
+        mood = 0.98 * mood + chance.gauss(0, 0.06)
+        rate = mean * math.exp(mood) * (1 + 0.5 * math.sin((draft.hour(row) - 10) * math.pi / 12))
+        crowd *= 0.8
+        if chance.random() < 0.004:
+            size = mean * 1.5 * (heavy(chance, shape=1.3) + 0.5)
+            crowd += min(size, mean * 60)
+            begins.append((size, row))
+        draft.values[row] = poisson(chance, rate * chance.gammavariate(8.0, 1 / 8) + crowd)
+    begins = sorted((size, row) for size, row in begins if 0.2 * draft.rows < row < 0.95 * draft.rows)
+    wanted = [row for _, row in begins[-2:]] + [chance.choice(begins[-12:-2])[1]]
+    apart = draft.rows // 27
+    for row in wanted:
+        if all(abs(row - other) > apart for other in draft.labels):
+            draft.labels.append(row)
+    return draft
+
+
+def travel_time(chance: Random) -> Draft:
+    """Seconds along a road: a few minutes late by day, with jams of all lengths; then the worst of them."""
+    draft = Draft(chance, rows=2500, interval_s=600)
+    base, jam = chance.uniform(60, 200), 0.0
+    for row in range(draft.rows):
+        rush = sum(math.exp(-(((draft.hour(row) - peak) / 1.8) ** 2)) for peak in (8, 17))
+        jam = 0.6 * jam + (base * heavy(chance, shape=2.0) if chance.random() < 0.04 else 0.0)
+        draft.values[row] = round(base * (1 + 0.25 * rush * chance.random()) + chance.gauss(0, 4) + min(jam, 3 * base))
+    for place in draft.places(chance.choice((2, 3))):
+        for row in range(place, min(draft.rows, place + draft.lasting(0.05, 0.4))):
+            draft.values[row] += round(base * chance.uniform(1, 5))
+        draft.labels.append(place)
+    return draft
+
+
+def bytes_received(chance: Random) -> Draft:
+    """Bytes on a network: noise over many sizes, bursts at any time; then a new level, a long burst, or the highest."""
+    draft = Draft(chance, rows=4032, interval_s=MINUTES_5)
+    level, width = 10 ** chance.uniform(3, 6), chance.uniform(0.1, 0.6)
+    for row in range(draft.rows):
+        draft.values[row] = level * math.exp(chance.gauss(0, width))
+        if chance.random() < 0.01:
+            draft.values[row] *= chance.uniform(2, 10)
+    for place in draft.places(chance.choice((1, 2))):
+        what = chance.choice(("level", "burst", "peak"))
+        lasts = {"level": draft.lasting(1, 2), "burst": draft.lasting(0.05, 0.2), "peak": 1}[what]
+        factor = {"level": chance.uniform(1.5, 3), "burst": chance.uniform(3, 8), "peak": chance.uniform(12, 40)}[what]
+        for row in range(place, min(draft.rows, place + lasts)):
+            draft.values[row] *= factor
+        draft.labels.append(place)
+    return draft
+
+
+def small_changes(chance: Random) -> Draft:
+    """A CPU that does little, with small peaks now and then; then a little more of something, which somebody labelled."""
+    draft = Draft(chance, rows=4032, interval_s=MINUTES_5)
+    level, noise = chance.uniform(1, 5), chance.uniform(0.05, 0.3)
+    for row in range(draft.rows):
+        draft.values[row] = level + chance.gauss(0, noise)
+        if chance.random() < 0.01:
+            draft.values[row] += noise * chance.uniform(2, 8)
+    for place in draft.places(chance.choice((1, 2))):
+        what, stop = chance.choice(("level", "noise", "peaks")), place + draft.lasting(0.2, 1.0)
+        for row in range(place, min(draft.rows, stop)):
+            draft.values[row] += {
+                "level": noise * 1.5,
+                "noise": chance.gauss(0, noise * 1.8),
+                "peaks": noise * 8 if chance.random() < 0.08 else 0.0,
+            }[what]
+        draft.labels.append(place)
+    return draft
+
+
+def season(chance: Random) -> Draft:
+    """The temperature of an office each hour, with gaps, wandering more by itself than at what is labelled."""
+    draft = Draft(chance, rows=7200, interval_s=HOUR)
+    wander = 0.0
+    for row in range(draft.rows):
+        wander = 0.985 * wander + chance.gauss(0, 0.45)
+        draft.values[row] = 71 + 3 * math.sin(row / 1100) + 2 * math.sin(draft.hour(row) * math.pi / 12) + wander
+        draft.values[row] += chance.gauss(0, 0.5)
+    for place in draft.places(2):
+        move = chance.choice((-1, 1)) * chance.uniform(3, 8)
+        for row in range(place, min(draft.rows, place + draft.lasting(0.05, 0.4))):
+            draft.values[row] += move
+        draft.labels.append(place)
+    return draft
+
+
+def busy_and_stopped(chance: Random) -> Draft:
+    """A CPU that has all it can do, with short rests; then it rests for long, or moves, or does not rest any more."""
+    draft = Draft(chance, rows=4032, interval_s=MINUTES_5)
+    level, noise, rate = chance.uniform(70, 95), chance.uniform(0.5, 3), chance.choice((0.0, 0.005, 0.02))
+    for row in range(draft.rows):
+        draft.values[row] = level + chance.gauss(0, noise) - (chance.uniform(5, 30) if chance.random() < rate else 0)
+    for place in draft.places(chance.choice((1, 2))):
+        depth = chance.uniform(0.15, 0.9) * level
+        for row in range(place, min(draft.rows, place + draft.lasting(0.01, 1.0))):
+            draft.values[row] -= depth
+        draft.labels.append(place)
+    return draft
+
+
+def clicks(chance: Random) -> Draft:
+    """What a click costs each hour: peaks of all heights at any time, the highest of which are labelled."""
+    draft = Draft(chance, rows=1630, interval_s=HOUR)
+    middle, begins = chance.uniform(0.05, 0.5), list[tuple[float, int]]()
+    for row in range(draft.rows):
+        draft.values[row] = middle * math.exp(chance.gauss(0, 0.25))
+        if chance.random() < 0.02:
+            size = 1 + heavy(chance, shape=1.2)
+            draft.values[row] *= min(size, 40)
+            begins.append((size, row))
+    begins = sorted((size, row) for size, row in begins if 0.2 * draft.rows < row < 0.95 * draft.rows)
+    for _, row in reversed(begins[-6:]):
+        if len(draft.labels) < 3 and all(abs(row - other) > draft.rows // 27 for other in draft.labels):
+            draft.labels.append(row)
+    return draft
+
+
 def nothing_wrong(chance: Random) -> Draft:
     """Nothing to be found: noise, a standstill, a clean swing, or a clean swing by clockwork."""
     draft = Draft(chance, rows=4032, interval_s=MINUTES_5)
@@ -416,12 +555,13 @@ KINDS: Final[Mapping[str, Callable[[Random], Draft]]] = MappingProxyType(
         for kind in (
             idle_with_jobs, busy_with_levels, requests_by_day, mentions, traffic, prices, office_hours, spike_density,
             riders, machine, room, bursts, latency, noise_that_changes, swing_that_changes, leak, keys_pressed,
-            nothing_wrong,
+            misconfigured, mentions_of_a_share, travel_time, bytes_received, small_changes, season, busy_and_stopped,
+            clicks, nothing_wrong,
         )
     }
 )  # fmt: skip
 
-MISSING: Final = MappingProxyType({"traffic": 0.22, "requests_by_day": 0.01})
+MISSING: Final = MappingProxyType({"traffic": 0.22, "requests_by_day": 0.01, "travel_time": 0.15, "season": 0.03})
 """The share of rows that never arrived, for the kinds where that happens."""
 
 

@@ -10,7 +10,6 @@ from typing import Final
 
 SLOT_MINUTES: Final = 30
 DAYS: Final = 14
-DAYS_LEAST: Final = 1
 
 
 class DailyCourse:
@@ -22,34 +21,33 @@ class DailyCourse:
     def __repr__(self) -> str:
         return f"<DailyCourse with {len(self._slots)} half hours>"
 
-    def expected(self, moment: datetime) -> float | None:
-        """Return what was usual at this time on the days before, or None if there were too few."""
+    def usual(self, moment: datetime) -> float | None:
+        """Return what was usual at this time on the days before, or None if there was none."""
         slot = self._slots.get(_slot_of(moment))
-        return slot.expected if slot is not None else None
+        return slot.usual if slot is not None else None
 
     def add(self, moment: datetime, value: float) -> None:
         """Remember what was seen."""
-        self._slots.setdefault(_slot_of(moment), _Slot()).add(moment.toordinal(), value)
+        slot = self._slots.get(number := _slot_of(moment))
+        if slot is None:
+            slot = self._slots[number] = _Slot()
+        slot.add(moment.toordinal(), value)
 
 
 class _Slot:
     """One half hour of the day. State: its means on days that are over, and its sum today."""
 
     def __init__(self) -> None:
+        self.usual: float | None = None
         self._means: deque[float] = deque(maxlen=DAYS)
         self._day = 0
         self._sum = 0.0
         self._count = 0
-        self._median: float | None = None
-
-    @property
-    def expected(self) -> float | None:
-        return self._median
 
     def add(self, day: int, value: float) -> None:
         if day != self._day and self._count:
             self._means.append(self._sum / self._count)
-            self._median = median(self._means) if len(self._means) >= DAYS_LEAST else None
+            self.usual = median(self._means)
             self._sum, self._count = 0.0, 0
         self._day = day
         self._sum += value
