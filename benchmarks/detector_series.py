@@ -1,14 +1,16 @@
 """Series made up to try the detector on: what servers and businesses measure, and what goes wrong with it.
 
 Each kind draws an ordinary course, with what is unusual but nobody's business (jobs that run by the clock, single high
-readings, gaps), and then something that somebody would have labelled. As in the public benchmark, windows together cover
-a tenth of a series, and each is centred, roughly, on where its anomaly begins. The same kind and seed give the same series.
+readings, gaps), and then something that somebody would have labelled. As in the public benchmark, windows together
+cover a tenth of a series, and each is centred, roughly, on where its anomaly begins. The same kind and seed give the
+same series.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import pairwise
 from random import Random
 from types import MappingProxyType
 from typing import Final
@@ -53,7 +55,7 @@ class Draft:
         apart = self.rows // (9 * count)
         while True:
             found = sorted(self.chance.randrange(int(0.22 * self.rows), int(0.94 * self.rows)) for _ in range(count))
-            if all(later - earlier > apart for earlier, later in zip(found, found[1:], strict=False)):
+            if all(later - earlier > apart for earlier, later in pairwise(found)):
                 return found
 
     def hour(self, row: int) -> float:
@@ -189,7 +191,9 @@ def traffic(chance: Random) -> Draft:
         rush = sum(math.exp(-(((hour - peak) / width) ** 2)) for peak, width in ((8, 1.5), (17, 2.2)))
         load = 0.15 + 0.5 * max(0.0, math.sin((hour - 6) * math.pi / 16)) + (0.15 if weekend else 0.5) * rush
         load *= chance.gauss(1, 0.12)
-        draft.values[row] = 68 - 14 * load + chance.gauss(0, 3) if is_speed else max(0.0, 12 * load + chance.gauss(0, 1.5))
+        draft.values[row] = (
+            68 - 14 * load + chance.gauss(0, 3) if is_speed else max(0.0, 12 * load + chance.gauss(0, 1.5))
+        )
     for place in draft.places(chance.choice((1, 2, 3))):
         for row in range(place, min(draft.rows, place + draft.lasting(0.1, 0.5))):
             draft.values[row] = (
@@ -297,7 +301,11 @@ def room(chance: Random) -> Draft:
     for row in range(draft.rows):
         wander = 0.98 * wander + chance.gauss(0, 0.35)
         draft.values[row] = (
-            71 + 2.5 * math.sin(row / 1100) + 1.5 * math.sin(draft.hour(row) * math.pi / 12) + wander + chance.gauss(0, 0.4)
+            71
+            + 2.5 * math.sin(row / 1100)
+            + 1.5 * math.sin(draft.hour(row) * math.pi / 12)
+            + wander
+            + chance.gauss(0, 0.4)
         )
     for place in draft.places(2):
         move = chance.choice((-1, 1)) * chance.uniform(5, 12)
@@ -349,7 +357,9 @@ def noise_that_changes(chance: Random) -> Draft:
     stuck = level + chance.gauss(0, noise)
     for row in range(draft.rows):
         inside = place <= row < stop
-        draft.values[row] = stuck if inside and factor == 0 else level + chance.gauss(0, noise * (factor if inside else 1))
+        draft.values[row] = (
+            stuck if inside and factor == 0 else level + chance.gauss(0, noise * (factor if inside else 1))
+        )
     draft.labels.append(place)
     return draft
 
@@ -382,7 +392,7 @@ def leak(chance: Random) -> Draft:
 
 
 def keys_pressed(chance: Random) -> Draft:
-    """What somebody types each half hour: nothing by night, at irregular times by day; then at night, or without end."""
+    """What somebody types each half hour: nothing by night, irregularly by day; then at night, or without end."""
     draft = Draft(chance, rows=2500, interval_s=MINUTES_30)
     for row in range(draft.rows):
         works = 9 <= draft.hour(row) < 18 and not draft.is_weekend(row) and chance.random() < 0.7
@@ -404,14 +414,16 @@ def misconfigured(chance: Random) -> Draft:
         slow = 0.95 * slow + chance.gauss(0, noise / 4)
         course = swing * math.sin((draft.hour(row) - 9) * math.pi / 12) * (0.6 if draft.is_weekend(row) else 1)
         inside = place <= row < stop
-        move = {"high": 0.9 * swing, "low": -0.9 * swing, "flat": -course, "restless": slow * 2}[what] if inside else 0.0
+        move = (
+            {"high": 0.9 * swing, "low": -0.9 * swing, "flat": -course, "restless": slow * 2}[what] if inside else 0.0
+        )
         draft.values[row] = min(100.0, max(0.0, level + course + slow + move + chance.gauss(0, noise)))
     draft.labels.append(place)
     return draft
 
 
 def mentions_of_a_share(chance: Random) -> Draft:
-    """Mentions in crowds of all sizes, by the same heavy tail as what is labelled: the largest, and some that are not."""
+    """Mentions in crowds of all sizes, by a heavy tail: labelled are the largest, and one that is not."""
     draft = Draft(chance, rows=15_800, interval_s=MINUTES_5)
     mean, crowd, mood = chance.choice((5.0, 15.0, 40.0, 90.0)), 0.0, 0.0
     begins: list[tuple[float, int]] = []
@@ -467,7 +479,7 @@ def bytes_received(chance: Random) -> Draft:
 
 
 def small_changes(chance: Random) -> Draft:
-    """A CPU that does little, with small peaks now and then; then a little more of something, which somebody labelled."""
+    """A CPU that does little, with small peaks now and then; then a little more of something, which was labelled."""
     draft = Draft(chance, rows=4032, interval_s=MINUTES_5)
     level, noise = chance.uniform(1, 5), chance.uniform(0.05, 0.3)
     for row in range(draft.rows):
@@ -567,5 +579,5 @@ MISSING: Final = MappingProxyType({"traffic": 0.22, "requests_by_day": 0.01, "tr
 
 def make(kind: str, seed: int) -> Series:
     """Return the series of a kind and a seed."""
-    draft = KINDS[kind](Random(f"{kind} {seed}"))  # noqa: S311 - nothing here is secret
+    draft = KINDS[kind](Random(f"{kind} {seed}"))
     return draft.finish(f"{kind}-{seed}", drop=MISSING.get(kind, 0.0))

@@ -3,7 +3,6 @@
 import math
 
 import pytest
-
 from benchmarks.detector_scoring import Outcome, Window, judge, learning_rows, sigmoid
 
 ONE = [Window(first=500, last=599)]

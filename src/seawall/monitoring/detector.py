@@ -1,10 +1,10 @@
 """Say when a signal stops being what it was: for signals of which nobody has said what they should be.
 
-Each row is looked at in eleven ways: how far the signal jumped, how much it trembles, whether it took a step, what level
-it is at, and how far it is from what is usual at this time of day, over shorter and longer stretches. Each way has a memory
-of its own, which says how unusual its number is. The surprise of all is added up: one wild number is enough, and so are
-several that are a little odd together. Who was alarmed lately is harder to alarm, so that a restless signal is not a
-nuisance and a quiet one is heard. One configuration serves all signals; docs/detector.md says how it was chosen.
+Each row is looked at in ten ways: how far the signal jumped, how much it trembles, whether it took a step, what level
+it is at, and how far it is from what is usual at this time of day, over shorter and longer stretches. Each way has a
+memory of its own, which says how unusual its number is. The surprise of all is added up: one wild number is enough, and
+so are several that are a little odd together. Who was alarmed lately is harder to alarm, so that a restless signal is
+not a nuisance and a quiet one is heard. One configuration serves all signals; docs/detector.md says how it was chosen.
 
 A row is judged by what came before it and by nothing else. Memory is bounded: less than a megabyte for each signal.
 
@@ -22,7 +22,7 @@ from typing import Final
 from seawall.monitoring.daily_course import DailyCourse
 from seawall.monitoring.surprise import REMEMBERED, History
 
-ALERT_SURPRISE: Final = 6.0
+ALERT_SURPRISE: Final = 6.5
 """This many decades, of all ways of looking together, are worth an alert; their score is one half."""
 
 LEARNING_ROWS: Final = 200
@@ -32,7 +32,7 @@ EPISODE_SHARE: Final = 0.04
 EPISODE_ROWS_MIN: Final = 60
 """What follows an alert belongs to its episode: for this share of what is remembered, and at least for so many rows."""
 
-WEARIER: Final = 0.3
+WEARIER: Final = 0.2
 WEARY_ROWS: Final = 1000.0
 """Each alert raises what the next one takes by this part, and that wears off over so many rows (by the factor e)."""
 
@@ -45,7 +45,7 @@ STEP_ROWS: Final = ((6, 24), (24, 96))
 """The mean of the latest rows against that of the rows before them."""
 
 LEVEL_ROWS: Final = 48
-RESIDUAL_ROWS: Final = (1, 12, 48)
+RESIDUAL_ROWS: Final = (12, 48)
 OFFNESS_ROWS: Final = 12
 
 LOOKED_AT: Final = 120
@@ -71,28 +71,37 @@ NOTHING: Final = Verdict(score=0.0, is_alert=False)
 
 
 class Detector:
-    """Judges the rows of one signal, one after the other. State: its latest rows, what they looked like, what was said."""
+    """Judges the rows of one signal, one after the other. State: its latest rows, what they looked like, what was said.
 
-    def __init__(self, *, remembered: int = REMEMBERED) -> None:
+    Args:
+        remembered: rows of its past that it compares with.
+        resolution: differences below this are of no interest to anybody, however rare they are.
+    """
+
+    def __init__(self, *, remembered: int = REMEMBERED, resolution: float = SMALLEST) -> None:
         self._rows = 0
         self._remembered = remembered
         self._levels = History(remembered)
-        self._resolution = SMALLEST
+        self._resolution = self._resolution_least = max(SMALLEST, resolution)
         self._course = DailyCourse()
         self._knows_the_day = False
         self._latest: list[float] = []
         self._jumps: list[float] = []
         self._residuals: list[float] = []
         self._offness: list[float] = []
-        plain, logs, by_day = 2 + len(STEP_ROWS), 1 + len(SPREAD_ROWS), len(RESIDUAL_ROWS)
-        self._plain = [History(remembered) for _ in range(plain)]
-        self._logs = [History(remembered) for _ in range(logs)]
-        self._by_day = [History(remembered) for _ in range(by_day)]
+        self._plain = [History(remembered) for _ in range(2 + len(STEP_ROWS))]
+        self._logs = [History(remembered) for _ in range(1 + len(SPREAD_ROWS))]
+        self._by_day = [History(remembered) for _ in RESIDUAL_ROWS]
         self._off = History(remembered)
         self._said = _Said()
 
     def __repr__(self) -> str:
         return f"<Detector after {self._rows} rows, {self._said!r}>"
+
+    @property
+    def usual(self) -> float:
+        """The median of what is remembered; 0 before the first row."""
+        return self._levels.quantile(0.5) if len(self._levels) else 0.0
 
     def observe(self, moment: datetime, value: float) -> Verdict:
         """Return what is thought of a row, and learn from it.
@@ -112,7 +121,7 @@ class Detector:
     def look(self, moment: datetime, value: float) -> list[float]:
         """Return how surprising a finite value is, in decades, by each way of looking; and remember it."""
         if self._levels.add(value):
-            self._resolution = _resolution_of(self._levels)
+            self._resolution = max(self._resolution_least, _resolution_of(self._levels))
         usual = self._course.usual(moment)
         self._course.add(moment, value)
         if usual is not None and not self._knows_the_day:
@@ -205,7 +214,7 @@ def _resolution_of(levels: History) -> float:
     And no less than what is left of its digits when its values are compared.
     """
     least, low, high, most = (levels.quantile(share) for share in (0.01, 0.25, 0.75, 0.99))
-    return max(SMALLEST, 1e-9 * max(abs(least), abs(most)), 0.02 * (high - low), 0.005 * (most - least))
+    return max(1e-9 * max(abs(least), abs(most)), 0.02 * (high - low), 0.005 * (most - least))
 
 
 def _append(values: list[float], value: float) -> None:

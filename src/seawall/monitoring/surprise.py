@@ -1,17 +1,18 @@
 """How unusual is a number, given those that came before it?
 
-The answer is in decades beyond one in ten: 0 is what one number in ten is like, or less unusual; 2 what one in a thousand
-is. It says more than the number of values it remembers could, because it extends the tails: how far the highest quarter
-reaches on average, and the lowest, is the scale of an exponential law. That law takes heavy tails, as those of traffic,
-for more surprising than they are. Tried against one whose shape follows the tail it found more, and sooner.
+The answer is in decades beyond one in ten: 0 is what one number in ten is like, or less unusual; 2 what one in a
+thousand is. Two things are asked, and the lower answer holds. *How far out is it?* The highest quarter of what is
+remembered, and the lowest, are taken for exponential tails. This can say more than the number of remembered values
+could. *How many are as far out?* What comes once a day is not to be called one in a billion because the tail of all
+other hours is thin.
 
-Source of the tail: Balkema and de Haan, "Residual Life Time at Great Age", Annals of Probability 2(5), 1974; its shape is
-taken to be zero, so that one number a side is to be known.
+Source of the tail: Balkema and de Haan, "Residual Life Time at Great Age", Annals of Probability 2(5), 1974, with a
+shape of zero, so that one number a side is to be known. A shape fitted to the tail found less (docs/detector.md).
 """
 
 import math
 from array import array
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from typing import Final
 
 REMEMBERED: Final = 4096
@@ -24,10 +25,16 @@ LEAST: Final = 50
 """With fewer values than this, nothing is unusual."""
 
 SURPRISE_MAX: Final = 100.0
-"""Decades; nothing is told apart beyond."""
+"""Decades: nothing is told apart beyond."""
 
 LEARNT_EVERY: Final = 32
 """The tails are measured again when so many values are new, or when a thirty-second of all are."""
+
+SEEN_FACTOR: Final = 2.0
+"""What is seen once in a hundred is at most so many times as surprising as that says: the tail is given more room."""
+
+RANGE_DECADES: Final = 10.0
+"""What surpasses all that is remembered may be more surprising by this, for each time their range that it does."""
 
 UNUSUAL_FROM: Final = math.log10(TAIL_SHARE) + 1
 """Decades from where a tail begins to what one in ten is like."""
@@ -76,7 +83,8 @@ class History:
         Args:
             resolution: smaller differences than this mean nothing, whatever the history says; above 0.
         """
-        if len(self._sorted) < LEAST:
+        values, count = self._sorted, len(self._sorted)
+        if count < LEAST:
             return 0.0
         if value > self._high_from:
             ratio = (value - self._high_from) / max(self._high_mean, resolution)
@@ -84,7 +92,18 @@ class History:
             ratio = (self._low_from - value) / max(self._low_mean, resolution)
         else:
             return 0.0
-        return min(SURPRISE_MAX, max(0.0, ratio / math.log(10) - UNUSUAL_FROM))
+        by_distance = ratio / math.log(10) - UNUSUAL_FROM
+        if by_distance <= 0:
+            return 0.0
+        middle = values[count // 2]
+        if value > middle:
+            as_far, past, reach = count - bisect_left(values, value), value - values[-1], values[-1] - middle
+        else:
+            as_far, past, reach = bisect_right(values, value), values[0] - value, middle - values[0]
+        by_count = SEEN_FACTOR * max(0.0, math.log10(count / max(1, as_far)) - 1)
+        if past > 0:
+            by_count += RANGE_DECADES * past / max(reach, resolution)
+        return min(SURPRISE_MAX, by_distance, by_count)
 
     def _learn(self) -> None:
         """Measure how far the tails reach beyond where they begin, on average."""
