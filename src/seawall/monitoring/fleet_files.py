@@ -77,6 +77,14 @@ class FleetFiles:
     def __repr__(self) -> str:
         return f"<FleetFiles {len(self._nodes)} nodes, {self.failed} failures>"
 
+    def prepare(self) -> None:
+        """Make the directory, for us alone.
+
+        Raises:
+            OSError: that cannot be; it is tried again with whatever is written.
+        """
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
     def write(self, page: Page) -> None:
         """Write what a second left behind; what the disk does not take is counted."""
         if page.fleet is not None:
