@@ -25,6 +25,9 @@ SLOWER_S: Final = 0.01
 """Added to a request, on the mean of all: what only began or has grown cold costs less."""
 
 REPLICA_LATE_S: Final = 5.0
+STORM_PER_S: Final = 10.0
+"""A pool opens a connection now and then, and some at once after a restart; not so many each second."""
+
 BUSY: Final = 0.9
 BUSY_USUALLY: Final = 0.75
 HELD_SHARE: Final = 0.2
@@ -64,6 +67,16 @@ def connections(scene: Scene) -> Case:
             WHO_HOLDS,
             *_against(culprit),
             culprit=culprit,
+        )
+    opened_per_s = seen.typical("pool.opened")
+    if opened_per_s is not None and opened_per_s >= STORM_PER_S:
+        return case.charged(
+            0.85,
+            f"Connections are not kept: nodes open {amount(opened_per_s)} a second (usually "
+            f"{amount(seen.usual('pool.opened'))}), each of which is a process for the server to start; it has "
+            f"{amount(used)} of {amount(most)}.",
+            "Keep connections and let requests wait for them: the pool does, unless it is switched off.",
+            WHO_HOLDS,
         )
     size, usual_size = seen.typical("pool.size"), seen.usual("pool.size")
     has_shrunk = size is not None and size < 0.7 * (usual_size or 0.0)
