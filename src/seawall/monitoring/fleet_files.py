@@ -39,8 +39,9 @@ PRUNE_S: Final = 600.0
 AGAIN_S: Final = 5.0
 """A ring that failed is left alone for so long."""
 
-WAITING_MAX: Final = 30
-"""So many seconds wait for the disk, 0.3 MiB each with 50 nodes; beyond, they are not in the rings, and counted."""
+WAITING_MAX: Final = 70
+"""So many seconds wait for the disk, 0.3 MiB each with 50 nodes: as many as are told of at once after the keeper itself
+was stopped, and some. Beyond, they are not in the rings, and counted."""
 
 CLOSE_WITHIN_S: Final = 5.0
 READ_WITHIN_S: Final = 10.0
