@@ -23,7 +23,8 @@ from seawall.monitoring.disk_probe import DiskProbe
 from seawall.monitoring.fleet import Fleet
 from seawall.monitoring.mitigation import Happened, Mitigation, Now
 from seawall.monitoring.outbox import Outbox
-from seawall.monitoring.things import Action, Diagnosis
+from seawall.monitoring.signals import SignalWatch
+from seawall.monitoring.things import Action, Alert, Diagnosis
 from seawall.telemetry.journal import Event, Journal
 from seawall.telemetry.link import Link, Message
 from seawall.telemetry.points import Point, total
@@ -54,8 +55,6 @@ ADMISSION_OVER_S: Final = 5
 """What the gate does counts as one action, and as over when it has let everybody in for so long."""
 
 SAVED_WITHIN_S: Final = 2.0
-
-EVENTS_OF_INCIDENTS: Final = ("alert.", "diagnosis", "mitigation.", "incident.")
 
 
 @dataclass(slots=True)
@@ -95,6 +94,7 @@ class Watch:
     Args:
         fleet: the seconds.
         book: the alerts; what it must not forget is in `state`.
+        signals: what nobody has promised anything of.
         database: the keeper's own look at the database; None where there is none.
         disk: its look at the disk.
         mitigation: what acts.
@@ -110,6 +110,7 @@ class Watch:
         *,
         fleet: Fleet,
         book: AlertBook,
+        signals: SignalWatch,
         database: DatabaseProbe | None,
         disk: DiskProbe,
         mitigation: Mitigation,
@@ -122,6 +123,7 @@ class Watch:
         self.fleet = fleet
         self.desk = desk
         self._book = book
+        self._signals = signals
         self._database = database
         self._disk = disk
         self._mitigation = mitigation
@@ -178,6 +180,8 @@ class Watch:
         events = [noticed(event, wall_s()) for event in self._book.observe(at_s, point, now_s)]
         for event in events:
             self._tell_of(event)
+        for alert in self._signals.observe(at_s, point):
+            self._tell_of_signal(alert)
         is_on = bool(self._book.active)
         if is_on and self._book.episode is not None and self._book.episode.name != self._episode:
             self._begin(self._book.episode.name, self._book.episode.began_s)
@@ -212,6 +216,13 @@ class Watch:
         )
         log.warning(kind, extra={"alert": alert.name, "rule": alert.rule, "reason": alert.reason})
 
+    def _tell_of_signal(self, alert: Alert) -> None:
+        """Write down what became unusual, and what would be suspected. It is no incident: unusual need not be wrong."""
+        found = self.diagnose_now()
+        suspect = found.suspect.value if found.suspect is not None else "unknown"
+        self._journal.write("signal.unusual", alert=alert.name, reason=alert.reason, suspect=suspect)
+        log.warning("signal.unusual", extra={"alert": alert.name, "reason": alert.reason, "suspect": suspect})
+
     def _look_at_database(self, point: Point) -> None:
         is_up = point.get("database.up")
         if is_up is None or bool(is_up) == self._is_up or self._database is None:
@@ -225,7 +236,7 @@ class Watch:
             self._journal.write(
                 "database.down",
                 server=self._database.endpoint.name,
-                why=sight.words or (trouble.value if trouble is not None else ""),
+                reason=sight.words or (trouble.value if trouble is not None else ""),
             )
 
     # Diagnosis.
@@ -328,7 +339,7 @@ class Watch:
         found = [event for event in self._journal.events(self._journaled_s) if event.sequence > self._journaled]
         if found:
             self._journaled, self._journaled_s = found[-1].sequence, min(event.at_s for event in found)
-        return [event for event in found if not event.kind.startswith(EVENTS_OF_INCIDENTS)]
+        return found
 
     async def _save(self) -> None:
         """Write down what alerts must not forget. A disk that does not take it is no reason to stop watching."""
