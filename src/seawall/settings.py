@@ -20,7 +20,9 @@ from seawall.database import DatabaseSettings, Endpoint
 from seawall.database.leases import NODES_MAX, LeaseSettings
 from seawall.edge import HttpSettings
 from seawall.errors import Misconfigured
+from seawall.monitoring.mitigation import MitigationSettings
 from seawall.monitoring.notifications import PAGERDUTY_URL, NotificationSettings
+from seawall.monitoring.objectives import ObjectiveSettings
 from seawall.objects import ObjectSettings
 from seawall.s3 import S3Settings
 
@@ -148,6 +150,27 @@ class Settings(BaseSettings):
     drill_disk: Path | None = Field(
         None, description="Drills only: a file that says whether the disk of the blobs is slow or full."
     )
+    objective_availability: float = Field(
+        0.999,
+        ge=0.95,
+        lt=1,
+        description="The share of requests that must neither fail nor be refused, over 30 days.",
+    )
+    objective_latency: float = Field(
+        0.99, ge=0.95, lt=1, description="The share of served reads and writes that must be in time, over 30 days."
+    )
+    objective_read_s: float = Field(
+        0.5, description="Until when a read is in time; a bound of the histogram of durations."
+    )
+    objective_write_s: float = Field(2.5, description="Until when a write is in time; likewise.")
+    mitigate: bool = Field(
+        default=True,
+        description="Whether the service may do something by itself in an incident: stop a session of its own role "
+        "that is past its limit, hold an account that floods, leave out a late replica.",
+    )
+    mitigate_foreign: bool = Field(
+        default=False, description="Whether it may also stop sessions of other roles that are past their limit."
+    )
     notify_webhook_url: SecretStr = Field(
         SecretStr(""), description="Where incidents are told as Alertmanager tells its webhooks (version 4)."
     )
@@ -241,6 +264,19 @@ class Settings(BaseSettings):
     def objects(self) -> ObjectSettings:
         """Return what the object store needs to know."""
         return ObjectSettings(inline_max_bytes=self.inline_max_bytes)
+
+    def objectives(self) -> ObjectiveSettings:
+        """Return what is promised."""
+        return ObjectiveSettings(
+            availability=self.objective_availability,
+            latency=self.objective_latency,
+            read_s=self.objective_read_s,
+            write_s=self.objective_write_s,
+        )
+
+    def mitigation(self) -> MitigationSettings:
+        """Return what may be done by itself."""
+        return MitigationSettings(mitigate=self.mitigate, mitigate_foreign=self.mitigate_foreign)
 
     def notifications(self) -> NotificationSettings:
         """Return who is told of incidents.

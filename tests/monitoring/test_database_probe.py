@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from seawall.clock import monotonic_s
+from seawall.clock import monotonic_s, wall_s
 from seawall.database import Endpoint
 from seawall.database.knock import answers
 from seawall.database.local_server import LocalServer
@@ -18,8 +18,14 @@ from seawall.errors import SeawallError
 from seawall.monitoring import local_postgres
 from seawall.monitoring.database_probe import SLOW_S, DatabaseProbe
 from seawall.monitoring.database_sight import Trouble
+from seawall.monitoring.mitigation import Happened, Mitigation, MitigationSettings, Now
+from seawall.monitoring.things import Diagnosis, Layer
 
 PATIENCE_S = 20.0
+
+LOCKED = Diagnosis(
+    at_s=0.0, suspect=Layer.LOCKS, share=None, mechanism="", evidence=(), ruled_out=(), advice=(), culprit=None
+)
 
 
 @pytest.fixture
@@ -91,6 +97,36 @@ async def test_who_waits_is_traced_to_who_waits_for_nobody(
         assert not await probe.terminate(replace(blocker, began_s=blocker.began_s - 5))
         assert await probe.terminate(blocker)
         await asyncio.gather(*waiting)
+
+
+async def test_who_keeps_others_waiting_for_too_long_is_ended_and_they_go_on(
+    administrator: Endpoint, database_endpoint: Endpoint
+) -> None:
+    settings = MitigationSettings(idle_in_transaction_max_s=0.2)
+    async with (
+        probing(administrator) as probe,
+        session(database_endpoint, "forgetful") as forgetful,
+        session(database_endpoint, "waiting") as waiting,
+    ):
+        mitigation = Mitigation(
+            settings, cancel=probe.cancel, terminate=probe.terminate, tell=lambda _node, _message: False
+        )
+        await forgetful.run("begin; lock table buckets", within_s=5)
+        served = asyncio.create_task(waiting.value("select count(*) from buckets", within_s=PATIENCE_S))
+        happened: list[Happened] = []
+
+        async def it_is_ended() -> bool:
+            await probe.look()
+            now = Now(at_s=wall_s(), point=probe.point(), diagnosis=LOCKED, sight=probe.sight)
+            happened.extend(await mitigation.step(now))
+            return served.done()
+
+        await until(it_is_ended)
+
+        assert await served == 0
+        assert [one.kind for one in happened] == ["mitigation.begun"]
+        assert "forgetful" in happened[0].action.target
+        assert forgetful.is_lost
 
 
 async def test_a_statement_is_cancelled_and_its_session_lives(

@@ -76,7 +76,7 @@ def flooded(*, asked: float = 900.0, at_s: float = 1000.0) -> Now:
         at_s=at_s,
         point={"reads.requests": 1000.0, "reads.refused": 800.0},
         tenants=(
-            Tenant(number=42, requests=asked, work_s=3.0, refused=790),
+            Tenant(number=42, requests=10 * asked, work_s=3.0, refused=790),
             Tenant(number=1, requests=100, work_s=0.3, refused=10),
         ),
     )

@@ -6,7 +6,9 @@ import click
 
 from seawall.cli.drill import drill
 from seawall.cli.gc import gc
+from seawall.cli.incidents import incidents
 from seawall.cli.migrate import migrate
+from seawall.cli.monitoring import export
 from seawall.cli.node import node
 from seawall.cli.notify import notify
 from seawall.cli.scrub import scrub
@@ -22,7 +24,7 @@ def seawall() -> None:
     """Cloud file storage that stays up when the crowd arrives."""
 
 
-for command in (up, node, migrate, status, user, drill, gc, scrub, notify):
+for command in (up, node, migrate, status, user, drill, gc, scrub, notify, incidents, export):
     seawall.add_command(command)
 
 

@@ -21,6 +21,7 @@ from seawall.drills.generator import GeneratorFailed, Progress
 from seawall.drills.instance import InstanceFailed, running_instance
 from seawall.drills.load import Manner
 from seawall.drills.rehearsal import BEFORE_S, SECONDS, Rehearsal, Result, rehearse_each, watched_s
+from seawall.drills.response import ORIGINAL, Response
 from seawall.drills.surge import (
     Act,
     Shape,
@@ -110,7 +111,7 @@ def debacle(
             found = await replay(surge, directory=directory, tell=bar.tell, hear=bar.hear)
         return found.acts, found.complaints
 
-    _conclude(run, title="The outage, replayed", out=out, as_json=as_json)
+    _conclude(run, title="The outage, replayed", out=out, as_json=as_json, original=ORIGINAL)
 
 
 @drill.command()
@@ -301,6 +302,7 @@ def _conclude(
     title: str,
     out: Path | None,
     as_json: bool,
+    original: Response | None = None,
 ) -> None:
     """Run a drill, print its board, write its files, and exit with the answer."""
     # Whoever ends us ends the service as well: as Ctrl-C does.
@@ -310,16 +312,28 @@ def _conclude(
             acts, complaints = asyncio.run(_run(run, Path(scratch)))
     except FAILED as error:
         raise SeawallError(f"the drill could not be held: {error}") from error
+    drafted = {name: act.response.post_mortem for name, act in acts.items() if act.response.post_mortem}
+    if out is None and drafted:
+        # A draft is left in any case: it is what a drill is remembered by.
+        out = Path(tempfile.mkdtemp(prefix="seawall-drill-"))
+    drafts = []
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
+        for name, forms in drafted.items():
+            for form, draft in forms.items():
+                path = out / f"post-mortem-{name.replace(' ', '-')}.{form}"
+                path.write_text(draft)
+                drafts.append(path)
         found = scoreboard.as_json(acts, complaints=complaints)
         (out / "scoreboard.json").write_text(json.dumps(found, indent=2) + "\n")
         (out / "chart.svg").write_text(timelines(acts))
-        (out / "drill.html").write_text(scoreboard.page(acts, title=title, complaints=complaints))
+        (out / "drill.html").write_text(scoreboard.page(acts, title=title, complaints=complaints, original=original))
     if as_json:
         click.echo(json.dumps(scoreboard.as_json(acts, complaints=complaints), indent=2))
     else:
-        click.echo(f"\n{title}\n\n{scoreboard.text(acts, complaints=complaints)}")
+        click.echo(f"\n{title}\n\n{scoreboard.text(acts, complaints=complaints, original=original)}")
+        for path in drafts:
+            click.echo(f"\nThe post-mortem, drafted: {path}")
         if out is not None:
             click.echo(f"\nA page with the chart: {out / 'drill.html'}")
     raise SystemExit(1 if complaints else 0)

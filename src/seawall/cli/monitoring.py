@@ -6,7 +6,8 @@ import click
 
 from seawall.monitoring.dashboard import grafana_dashboard
 from seawall.monitoring.exports import Receivers, alertmanager_config, prometheus_rules
-from seawall.monitoring.objectives import Objective, ObjectiveSettings, objectives_of
+from seawall.monitoring.objectives import Objective, objectives_of
+from seawall.settings import read_settings
 
 USUAL = Receivers()
 
@@ -58,4 +59,4 @@ def grafana() -> None:
 
 
 def _promised() -> tuple[Objective, ...]:
-    return objectives_of(ObjectiveSettings())
+    return objectives_of(read_settings({}).objectives())

@@ -5,7 +5,7 @@ Every line is a figure that was measured. What was not measured has no line.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
 from typing import Any, Final
@@ -13,7 +13,9 @@ from typing import Any, Final
 from seawall.drills.chart import timelines
 from seawall.drills.outcomes import Slice
 from seawall.drills.rehearsal import PATIENCE_S, NotRehearsed, Result, is_well
+from seawall.drills.response import Response
 from seawall.drills.surge import MIB, Act
+from seawall.monitoring.words import duration
 
 STYLE: Final = """
 :root { color-scheme: light dark; }
@@ -24,6 +26,9 @@ td { text-align: right; font-variant-numeric: tabular-nums; } th { text-align: l
 svg { width: 100%; height: auto; background: #fff; border-radius: 6px; }
 .held { color: #0b6e4f; } .fell { color: #b3261e; }
 """
+
+THEN: Final = "the outage"
+"""What is replayed, in the table of how it was noticed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,17 +64,46 @@ def lines_of(acts: Mapping[str, Act]) -> list[Line]:
     return lines
 
 
-def text(acts: Mapping[str, Act], *, complaints: Sequence[str]) -> str:
-    """Return the board as a table of text, and the judgement."""
-    lines = lines_of(acts)
+def response_lines(responses: Mapping[str, Response]) -> list[Line]:
+    """Return the lines of the second board: how it was noticed, and what came of it, in time since it began."""
+    each = [*responses.values()]
+    return [
+        *(
+            _line(label, [_after(getattr(one, name)) for one in each])
+            for label, name in (
+                ("noticed", "detected_s"),
+                ("the cause named", "diagnosed_s"),
+                ("something done about it", "mitigated_s"),
+                ("recovered", "recovered_s"),
+            )
+        ),
+        _line("suspected", [one.suspect or "nobody" for one in each]),
+    ]
+
+
+def responses_of(acts: Mapping[str, Act], original: Response | None) -> dict[str, Response]:
+    """Return the columns of the second board: the outage that is replayed, if one is, and the acts."""
+    then = {} if original is None else {THEN: original}
+    return {**then, **{name: act.response for name, act in acts.items()}}
+
+
+def text(acts: Mapping[str, Act], *, complaints: Sequence[str], original: Response | None = None) -> str:
+    """Return the boards as tables of text, and the judgement."""
+    responses = responses_of(acts, original)
+    first, second = _table(acts, lines_of(acts)), _table(responses, response_lines(responses))
+    return "\n".join([*first, "", *second, "", *judgement(complaints)])
+
+
+def _table(names: Iterable[str], lines: Sequence[Line]) -> list[str]:
+    heads = [*names]
     wide = max(len(line.label) for line in lines)
-    columns = [max(12, *(len(value) for value in values)) for values in _columns(acts, lines)]
-    heads = "  ".join(f"{name:>{width}}" for name, width in zip(acts, columns, strict=True))
-    rows = [f"{'':<{wide}}  {heads}", f"{'':<{wide}}  " + "  ".join("-" * width for width in columns)]
+    columns = [max(12, len(head), *(len(line.values[at]) for line in lines)) for at, head in enumerate(heads)]
+    named = "  ".join(f"{head:>{width}}" for head, width in zip(heads, columns, strict=True))
+    rows = [f"{'':<{wide}}  {named}", f"{'':<{wide}}  " + "  ".join("-" * width for width in columns)]
     for line in lines:
         values = "  ".join(f"{value:>{width}}" for value, width in zip(line.values, columns, strict=True))
         rows.append(f"{line.label:<{wide}}  {values}")
-    return "\n".join([*rows, "", *judgement(complaints)])
+    return rows
 
 
 def judgement(complaints: Sequence[str]) -> list[str]:
@@ -97,20 +131,26 @@ def as_json(acts: Mapping[str, Act], *, complaints: Sequence[str]) -> dict[str, 
     }
 
 
-def page(acts: Mapping[str, Act], *, title: str, complaints: Sequence[str]) -> str:
-    """Return a page that needs nothing else: the board and the timelines."""
-    head = "".join(f"<th>{escape(name)}</th>" for name in acts)
-    rows = "".join(
-        f"<tr><th>{escape(line.label)}</th>{''.join(f'<td>{escape(value)}</td>' for value in line.values)}</tr>"
-        for line in lines_of(acts)
-    )
+def page(acts: Mapping[str, Act], *, title: str, complaints: Sequence[str], original: Response | None = None) -> str:
+    """Return a page that needs nothing else: the boards and the timelines."""
+    responses = responses_of(acts, original)
+    tables = _html_table(acts, lines_of(acts)) + _html_table(responses, response_lines(responses))
     verdict = "".join(f"<p>{escape(sentence)}</p>" for sentence in judgement(complaints))
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style><h1>{escape(title)}</h1>'
         f'<div class="{"fell" if complaints else "held"}">{verdict}</div>'
-        f"<table><tr><th></th>{head}</tr>{rows}</table>{timelines(acts)}</html>\n"
+        f"{tables}{timelines(acts)}</html>\n"
     )
+
+
+def _html_table(names: Iterable[str], lines: Sequence[Line]) -> str:
+    head = "".join(f"<th>{escape(name)}</th>" for name in names)
+    rows = "".join(
+        f"<tr><th>{escape(line.label)}</th>{''.join(f'<td>{escape(value)}</td>' for value in line.values)}</tr>"
+        for line in lines
+    )
+    return f"<table><tr><th></th>{head}</tr>{rows}</table>"
 
 
 # Of faults.
@@ -188,10 +228,6 @@ def _line(label: str, values: Sequence[str]) -> Line:
     return Line(label=label, values=tuple(values))
 
 
-def _columns(acts: Mapping[str, Act], lines: Sequence[Line]) -> list[list[str]]:
-    return [[name, *(line.values[at] for line in lines)] for at, name in enumerate(acts)]
-
-
 def _both(acts: Mapping[str, Act]) -> list[tuple[Slice, Act]]:
     return [(act.summary.everybody, act) for act in acts.values()]
 
@@ -206,6 +242,10 @@ def _percent(share: float | None) -> str:
 
 def _ms(value_ms: float | None) -> str:
     return "nobody served" if value_ms is None else f"{value_ms:,.0f} ms"
+
+
+def _after(value_s: float | None) -> str:
+    return "never" if value_s is None else duration(value_s)
 
 
 def _seconds(value_s: float | None) -> str:

@@ -13,6 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
+from seawall.clock import wall_s
 from seawall.drills.generator import VERIFY_PATIENCE_S, Progress, Verdict, generate, verify_ledger
 from seawall.drills.instance import PROOF_USERS, Instance, measure_capacity, prove_generator, set_stage
 from seawall.drills.load import (
@@ -28,6 +29,7 @@ from seawall.drills.load import (
     surge_phases,
 )
 from seawall.drills.outcomes import Slice, Summary
+from seawall.drills.response import Response, read_response
 
 HOLD_S: Final = 0.05
 GENTLE: Final = 0.3
@@ -42,6 +44,9 @@ PROOF_LEAST: Final = 15.0
 """The generator proves that it can offer half as much again as the surge, and 15 times the capacity at the least."""
 
 CAPACITY_S: Final = 4.0
+OVER_WITHIN_S: Final = 45.0
+"""How long it may take until an incident is said to be over: it has to be clean for half a minute."""
+
 SERVING_SHARE: Final = 0.95
 SERVING_OVER_S: Final = 3
 """Serving again is who answers, in any three seconds, as many requests as newly come, but for one in twenty."""
@@ -153,6 +158,7 @@ class Act:
     serving_after_s: float | None
     impact_s: int
     rss_most_bytes: int
+    response: Response
 
     @property
     def goodput(self) -> float:
@@ -161,7 +167,13 @@ class Act:
 
 
 def act_of(
-    summary: Summary, ledger: Verdict, *, capacity_per_s: float, offered_per_s: float, rss_most_bytes: int
+    summary: Summary,
+    ledger: Verdict,
+    *,
+    capacity_per_s: float,
+    offered_per_s: float,
+    rss_most_bytes: int,
+    response: Response | None = None,
 ) -> Act:
     """Sum up."""
     series = summary.everybody.series
@@ -174,6 +186,7 @@ def act_of(
         serving_after_s=serving_after_s(series.due[:end], series.served[:end], surge_ends=int(summary.surge_until_s)),
         impact_s=impact_s(series.due[:end], series.served[:end]),
         rss_most_bytes=rss_most_bytes,
+        response=response or Response(),
     )
 
 
@@ -314,17 +327,31 @@ async def perform(
     ledger: Path,
     hear: Callable[[Progress], None] = lambda _: None,
     verify_s: float = VERIFY_PATIENCE_S,
+    over_s: float = OVER_WITHIN_S,
 ) -> Act:
-    """Put a load on an instance, and look afterwards, for so long, whether everything acknowledged is there."""
+    """Put a load on an instance; look afterwards whether everything acknowledged is there, and how its keeper took it.
+
+    `verify_s` and `over_s` are how long that is tried, and how long it is waited for the incident to be over.
+    """
     stage = await set_stage(instance, users=load.users)
     noted = ledger / f"ledger-{secrets.token_hex(4)}"
     noted.touch()
-    summary = await generate(stage.order(load, ledger=noted), hear=hear)
+    began_s: list[float] = []
+
+    def listen(progress: Progress) -> None:
+        if not began_s:
+            began_s.append(wall_s() - progress.second - 1)
+        hear(progress)
+
+    summary = await generate(stage.order(load, ledger=noted), hear=listen)
     rss_bytes = max(map(_rss_most_bytes, instance.node_pids()), default=0)
     verdict = await verify_ledger(noted, stage.instance.target(stage.bucket), instance.root_keys, patience_s=verify_s)
+    surge_began_s = (began_s[0] if began_s else wall_s()) + summary.surge_from_s
+    response = await read_response(instance, began_s=surge_began_s, patience_s=over_s)
     return act_of(
         summary,
         verdict,
+        response=response,
         capacity_per_s=capacity.served_per_s,
         offered_per_s=capacity.offered_per_s,
         rss_most_bytes=rss_bytes,

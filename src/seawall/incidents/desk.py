@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from seawall.clock import wall_s
 from seawall.errors import Invalid, NotRunning, Unavailable
@@ -43,7 +43,7 @@ from seawall.incidents.timeline import BEFORE_S, SENTENCES
 from seawall.monitoring.alerts import AlertEvent, Turn
 from seawall.monitoring.notices import Notice, Status
 from seawall.monitoring.things import Action, Diagnosis
-from seawall.telemetry.journal import Event
+from seawall.telemetry.journal import Event, Tell
 from seawall.telemetry.points import Point
 
 log = logging.getLogger(__name__)
@@ -60,14 +60,6 @@ CASES_MAX: Final = 20
 """Incidents that wait for the disk, or for a database that says whose keys were claimed; the oldest is let go."""
 WHO_CHARACTERS_MAX: Final = 100
 FORMS: Final = ("md", "html")
-
-
-class Tell(Protocol):
-    """Where it is said what happened: `Journal.write`."""
-
-    def __call__(self, kind: str, **fields: Any) -> object:
-        """Note an event."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,17 +9,16 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Self
 
 from seawall.clock import monotonic_s, wall_s
 from seawall.monitoring.fleet_files import FLEET_RINGS, Desk, FleetFiles, Page
 from seawall.monitoring.seconds import FORGOTTEN_S, SILENT_S, Second, Seconds, silent
-from seawall.telemetry.journal import clock_jump_s
+from seawall.telemetry.journal import Tell, clock_jump_s
 from seawall.telemetry.link import Message
 from seawall.telemetry.points import NAMES, Point, merged, rolled, total
 from seawall.telemetry.users import Users
@@ -39,15 +38,10 @@ MINUTES_OPEN: Final = 2
 LOAD_WITHIN_S: Final = 10.0
 POINTS_MAX: Final = 1000
 _ZERO: Final = 0.0
+_NO_WORK: Final = ("segment.admission", "segment.database_wait", "segment.network")
+"""To wait takes nothing of what is everybody's; nodes leave it out of what a tenant took, too."""
+
 _STEPS: Final = tuple(step_s for step_s in FLEET_RINGS if step_s > 1)
-
-
-class Tell(Protocol):
-    """Where it is said what happened: `Journal.write`."""
-
-    def __call__(self, kind: str, **fields: Any) -> object:
-        """Note an event."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +70,6 @@ class Fleet:
         self.files = FleetFiles(directory)
         self.desk = Desk()
         self._tell = tell
-        self._stack = AsyncExitStack()
         # A second begins where it began on the wall clock when we started; `_shift` is what was set since.
         self._offset_s = wall_s() - monotonic_s()
         self._looked_offset_s = self._offset_s
@@ -90,13 +83,15 @@ class Fleet:
         self._new_users: dict[int, Users] = {}
         self._tenants: deque[tuple[int, dict[int, list[float]]]] = deque()
         self._another = asyncio.Event()
+        self.strange_users = 0
+        """How many accounts were told of whose number no account can have; they are in no count."""
+        self.completed = 0
+        """How many seconds were put together since it began."""
 
     def __repr__(self) -> str:
         return f"<Fleet {len(self._past)} seconds, {len(self._silent)} silent nodes>"
 
     async def __aenter__(self) -> Self:
-        await self._stack.enter_async_context(self.desk)
-        self._stack.callback(self.files.close)
         now_s = self._clock_s()
         try:
             past, minutes = await self.desk.ask(lambda: self._load(now_s), LOAD_WITHIN_S)
@@ -112,7 +107,8 @@ class Fleet:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._write(nodes={}, longer=self._unfinished())
-        await self._stack.aclose()
+        self.desk.put(self.files.close)
+        await self.desk.close()
 
     # What comes in.
 
@@ -226,7 +222,10 @@ class Fleet:
         for number, tenants in self._tenants:
             if number >= first:
                 _add_up(sums, tenants)
-        everything_s = sum(total(point, "seconds") for _, point in self.recent(TENANTS_S))
+        everything_s = sum(
+            total(point, "seconds") - sum(total(point, segment) for segment in _NO_WORK)
+            for _, point in self.recent(TENANTS_S)
+        )
         largest = sorted(sums.items(), key=lambda item: item[1][1:], reverse=True)[:TENANTS_MAX]
         return [
             Tenant(
@@ -317,6 +316,7 @@ class Fleet:
 
         cut_short = self._cut_short(at_s)
         self._past.append((second.number, point))
+        self.completed += 1
         finished = [self._longer(step_s, at_s) for step_s in _STEPS if (at_s + 1) % step_s == 0]
         self._write(at_s=at_s, fleet=point, nodes=second.nodes, longer=[*cut_short, *finished])
         another, self._another = self._another, asyncio.Event()
@@ -386,8 +386,9 @@ class Fleet:
             passed_over = found.seen.add(users.get("seen") or ())
             passed_over += found.failed.add(users.get("failed") or ())
             found.claim(users.get("claimed") or ())
-        if passed_over:
+        if passed_over and not self.strange_users:
             log.warning("fleet.strange_users", extra={"users": passed_over})
+        self.strange_users += passed_over
 
     def _note_tenants(self, tenants: Iterable[Iterable[Any]], number: int) -> None:
         while self._tenants and self._tenants[0][0] < number - TENANTS_S:

@@ -117,8 +117,8 @@ class Happened:
 class Now:
     """What there is to decide by, this second.
 
-    `tenants` is what accounts asked for in this second (`recent.tenants_of`), `replicas` how old what each of them
-    shows is, by the name nodes call it, and `nodes` those that can be told something.
+    `tenants` is what accounts asked for in the last `tenants_s` (`fleet.top_tenants`), `replicas` how old what each of
+    them shows is, by the name nodes call it, and `nodes` those that can be told something.
     """
 
     at_s: float
@@ -126,6 +126,7 @@ class Now:
     diagnosis: Diagnosis | None
     sight: DatabaseSight | None
     tenants: Sequence[Tenant] = ()
+    tenants_s: float = 10.0
     replicas: Mapping[str, float] = field(default_factory=dict)
     nodes: Sequence[str] = ()
 
@@ -186,7 +187,7 @@ def over(now: Now, step: Step) -> bool:
     match step.name:
         case "limit tenant" if step.knob is not None:
             asked = next((one.requests for one in now.tenants if str(one.number) == step.target), 0.0)
-            return asked <= 2 * float(step.knob["per_s"]) * max(1, len(now.nodes))
+            return asked / now.tenants_s <= 2 * float(step.knob["per_s"]) * max(1, len(now.nodes))
         case "eject replica":
             age_s = now.replicas.get(step.target)
             return age_s is not None and age_s < CAUGHT_UP_S

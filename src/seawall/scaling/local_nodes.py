@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from seawall.clock import monotonic_s
+from seawall.telemetry.journal import Tell, tell_nobody
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class LocalNodes:
         descriptors: listening sockets each inherits.
         roster: the file that lists their process ids.
         drain_s: how long one may take to end.
+        tell: is told when one starts and when one dies.
     """
 
     def __init__(
@@ -48,12 +50,14 @@ class LocalNodes:
         descriptors: Sequence[int],
         roster: Path,
         drain_s: float,
+        tell: Tell = tell_nobody,
     ) -> None:
         self.count = count
         self._environment = environment
         self._descriptors = descriptors
         self._roster = roster
         self._drain_s = drain_s
+        self._tell = tell
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     def __repr__(self) -> str:
@@ -75,6 +79,7 @@ class LocalNodes:
             self._write_roster()
             lived_s = monotonic_s() - started_s
             log.error("node.died", extra={"node": name, "exit_code": code, "lived_s": round(lived_s, 1)})
+            self._tell("node.died", node=name, exit_code=code, lived_s=round(lived_s, 1))
             pause_s = PAUSE_FIRST_S if lived_s > STABLE_S else min(pause_s * 2, PAUSE_MAX_S)
             await asyncio.sleep(pause_s)
 
@@ -108,6 +113,7 @@ class LocalNodes:
         self._running[name] = process
         self._write_roster()
         log.info("node.started", extra={"node": name, "pid": process.pid})
+        self._tell("node.started", node=name, pid=process.pid)
         return process
 
     def _write_roster(self) -> None:

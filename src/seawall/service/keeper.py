@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,33 @@ from seawall.access import AccountBook, NewAccount
 from seawall.access.accounts import KeyPair, new_access_key, new_secret_key
 from seawall.blobs import DiskBlobStore
 from seawall.clock import monotonic_s
-from seawall.console import HealthDoor, Readiness
+from seawall.console import HealthDoor, IncidentDoor, Readiness, RootEntry
 from seawall.database import Database, Endpoint, find_primary
 from seawall.database.leases import check_server
 from seawall.database.local_server import LocalServer, LocalServerSettings
 from seawall.database.migrations import migrate
 from seawall.errors import NotRunning
+from seawall.incidents.copies import Copies
+from seawall.incidents.desk import IncidentDesk
+from seawall.monitoring.alerts import AlertBook
+from seawall.monitoring.database_probe import DatabaseProbe
+from seawall.monitoring.disk_probe import DiskProbe
+from seawall.monitoring.fleet import Fleet
+from seawall.monitoring.mitigation import Mitigation
+from seawall.monitoring.objectives import objectives_of
+from seawall.monitoring.outbox import Delivery, Outbox
+from seawall.monitoring.posting import Poster
 from seawall.objects.sweeper import Sweeper
 from seawall.scaling import LocalNodes, stop_strays
-from seawall.service.loops import keep_running, serve, watch_local_server
+from seawall.service.loops import Loop, keep_running, serve, watch_local_server
 from seawall.service.machine import keep_root_keys, listening_socket, prepare_data_dir, sole_keeper
 from seawall.service.node import beside_pool
+from seawall.service.watch import Watch
 from seawall.settings import Settings
+from seawall.telemetry.journal import Journal
 from seawall.telemetry.link import Link, Message
-from seawall.telemetry.metrics import FleetCollector, Snapshot, registry_of
+from seawall.telemetry.metrics import FleetCollector, Snapshot, number, registry_of
+from seawall.telemetry.purpose import Urgency
 
 log = logging.getLogger(__name__)
 # How long whoever starts waits for a server that takes writes.
@@ -43,6 +57,7 @@ class Keeper:
 
     link: Link
     nodes: LocalNodes
+    watch: Watch
     s3_address: tuple[str, int]
     console_address: tuple[str, int]
     new_root: KeyPair | None
@@ -70,6 +85,13 @@ async def running_keeper(settings: Settings) -> AsyncIterator[Keeper]:
         prepare_data_dir(settings.data_dir)
         stack.enter_context(sole_keeper(settings.data_dir))
         roster = settings.data_dir / "run" / "nodes.json"
+        notifications = settings.notifications()
+        objectives = objectives_of(settings.objectives())
+        # What happened, and what it was like: before anything that may fail, and needing nothing of it.
+        journal = stack.enter_context(Journal(settings.data_dir / "journal"))
+        journal.write("keeper.started", release=version("seawall"), pid=os.getpid())
+        stack.callback(journal.write, "keeper.stopped", pid=os.getpid())
+        fleet = await stack.enter_async_context(Fleet(settings.data_dir / "monitoring", tell=journal.write))
         await stop_strays(roster, drain_s=settings.drain_s)
         environment = {**os.environ, **settings.as_environment()}
         s3_listener = listening_socket(settings.host, settings.s3_port)
@@ -80,6 +102,7 @@ async def running_keeper(settings: Settings) -> AsyncIterator[Keeper]:
             descriptors=[s3_listener.fileno()],
             roster=roster,
             drain_s=settings.drain_s,
+            tell=journal.write,
         )
 
         external = settings.external_database()
@@ -110,25 +133,73 @@ async def running_keeper(settings: Settings) -> AsyncIterator[Keeper]:
         accounts = AccountBook(database)
         new_root = await ensure_root(accounts, settings)
         answers = Answers(accounts, settings.data_dir)
-        link = await stack.enter_async_context(Link(settings.socket_path(), answers))
+        link = await stack.enter_async_context(Link(settings.socket_path(), answers, hear=fleet.hear))
+        fleet.expect(f"node-{number_}" for number_ in range(1, settings.nodes_min() + 1))
 
         stack.push_async_callback(nodes.stop)
         for number_ in range(1, settings.nodes_min() + 1):
             keep_running(stack, f"keep node-{number_}", partial(nodes.keep, f"node-{number_}"))
         if local is not None:
-            keep_running(stack, "watch PostgreSQL", partial(watch_local_server, local))
+            keep_running(stack, "watch PostgreSQL", partial(watch_local_server, local, tell=journal.write))
 
         console = listening_socket(settings.console_host, settings.console_port)
+        console_address = console.getsockname()[:2]
+        desk = IncidentDesk(
+            settings.data_dir / "incidents",
+            tell=journal.write,
+            series=fleet.series,
+            users_between=fleet.users_between,
+            url="http://{}:{}/incidents/{{id}}".format(*console_address),
+        )
+        probe = DatabaseProbe(direct, role=direct[0].user)
+        disk = stack.enter_context(
+            DiskProbe(settings.data_dir / "run" / "disk-probe", database_directory=lambda: probe.data_directory)
+        )
+        outbox = Outbox(
+            notifications.targets(),
+            Poster(allow_private=notifications.allow_private),
+            tell=partial(tell_of_delivery, journal),
+        )
+        watch = Watch(
+            fleet=fleet,
+            book=AlertBook(objectives),
+            database=probe,
+            disk=disk,
+            mitigation=Mitigation(
+                settings.mitigation(), cancel=probe.cancel, terminate=probe.terminate, tell=link.tell
+            ),
+            desk=desk,
+            outbox=outbox,
+            journal=journal,
+            link=link,
+            state=settings.data_dir / "monitoring" / "alerts.json",
+        )
+        await watch.start()
+        stack.push_async_callback(desk.stop)
+        stack.callback(outbox.close)
+        operating: dict[str, Loop] = {
+            "put seconds together": fleet.run,
+            "look at PostgreSQL": probe.run,
+            "watch": watch.run,
+            "write incidents": desk.keep,
+            "copy incidents": partial(desk.copy, Copies(database)),
+            "notify": outbox.run,
+        }
+        for name, loop in operating.items():
+            keep_running(stack, name, loop, urgency=Urgency.CRITICAL)
         keeper = Keeper(
             link=link,
             nodes=nodes,
             s3_address=s3_listener.getsockname()[:2],
-            console_address=console.getsockname()[:2],
+            console_address=console_address,
             new_root=new_root,
+            watch=watch,
         )
         answers.keeper = keeper
-        registry = registry_of(FleetCollector(lambda: fleet_snapshots(link)))
-        await serve(stack, HealthDoor(keeper.readiness, registry), settings, console)
+        registry = registry_of(FleetCollector(lambda: fleet_snapshots(keeper)))
+        entry = RootEntry(settings.data_dir / "root-credentials")
+        door = HealthDoor(keeper.readiness, registry, IncidentDoor(desk, entry))
+        await serve(stack, door, settings, console)
         yield keeper
 
 
@@ -161,6 +232,10 @@ class Answers:
         match message["ask"]:
             case "status":
                 return self._status()
+            case "diagnose":
+                return self._watch().diagnose_now().as_json()
+            case question if question.startswith("incidents."):
+                return await self._watch().desk.answer(message)
             case "user.add":
                 pair = await self._accounts.add(NewAccount(**message["account"]))
                 return {"access_key": pair.access_key, "secret_key": pair.secret_key}
@@ -188,6 +263,11 @@ class Answers:
                 return {"access_key": pair.access_key, "secret_key": pair.secret_key}
             case question:
                 raise NotRunning(f"This service does not know the question {question!r}: it is another release.")
+
+    def _watch(self) -> Watch:
+        if self.keeper is None:
+            raise NotRunning("The service is still starting.")
+        return self.keeper.watch
 
     def _status(self) -> Message:
         if self.keeper is None:
@@ -226,6 +306,12 @@ async def ensure_root(accounts: AccountBook, settings: Settings) -> KeyPair | No
     return None if given else pair
 
 
-def fleet_snapshots(link: Link) -> Iterable[tuple[str, Snapshot]]:
-    """Return the last snapshot of every node."""
-    return link.metrics()
+def tell_of_delivery(journal: Journal, delivery: Delivery) -> None:
+    """Write down what became of a notice."""
+    journal.write(delivery.kind, **delivery.fields())
+
+
+def fleet_snapshots(keeper: Keeper) -> Iterable[tuple[str, Snapshot]]:
+    """Return the last snapshot of every node, and what only the keeper knows."""
+    yield "keeper", {"seawall_nodes_expected": [number(keeper.nodes.count)]}
+    yield from keeper.link.metrics()

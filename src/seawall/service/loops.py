@@ -13,6 +13,7 @@ from seawall.database.local_server import LocalServer
 from seawall.edge import HttpServer
 from seawall.service.machine import listening_socket
 from seawall.settings import Settings
+from seawall.telemetry.journal import Tell, tell_nobody
 from seawall.telemetry.purpose import PURPOSE, Purpose, Urgency
 
 log = logging.getLogger(__name__)
@@ -66,9 +67,11 @@ async def watch_gate(gate: Gate) -> None:
         gate.look(monotonic_s())
 
 
-async def watch_local_server(server: LocalServer) -> None:
+async def watch_local_server(server: LocalServer, *, tell: Tell = tell_nobody) -> None:
     """Start PostgreSQL again when it died."""
     code = await server.wait_for_exit()
     log.error("postgresql.died", extra={"exit_code": code})
+    tell("postgresql.died", exit_code=code)
     await server.restart()
     log.info("postgresql.started_again", extra={"pid": server.pid})
+    tell("postgresql.started_again", pid=server.pid)

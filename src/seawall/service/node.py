@@ -20,6 +20,7 @@ from seawall.database import Database, Endpoint, Pool, load_queries
 from seawall.database.leases import Lease, LeaseSettings, Need
 from seawall.edge import Exchange, HttpServer
 from seawall.edge.malloc import keep_large_blocks
+from seawall.monitoring.objectives import slow_s_of
 from seawall.objects import ObjectStore
 from seawall.objects.sweeper import Sweeper
 from seawall.s3 import Doorkeeper, S3Door
@@ -123,7 +124,7 @@ async def running_node(
             doorkeeper=doorkeeper,
             rehearsal=partial(hold, database, settings.drill_hold_s) if settings.drill_hold_s else None,
         )
-        metrics, second = RequestMetrics(), Second(doorkeeper, told_lag)
+        metrics, second = RequestMetrics(), Second(doorkeeper, told_lag, slow_s_of(settings.objectives()))
         lines = None
         if settings.request_log:
             lines = await stack.enter_async_context(RequestLog(settings.data_dir / "log" / f"requests-{name}.jsonl"))

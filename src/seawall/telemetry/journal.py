@@ -20,7 +20,7 @@ from enum import Enum
 from pathlib import Path
 from threading import Condition, Thread
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
 from seawall.clock import monotonic_s, wall_s
 
@@ -82,6 +82,19 @@ def clock_jump_s(*, offset_before_s: float, offset_s: float) -> float:
     """
     moved_s = offset_s - offset_before_s
     return moved_s if abs(moved_s) > CLOCK_JUMP_S else 0.0
+
+
+class Tell(Protocol):
+    """Where it is said what happened: `Journal.write`."""
+
+    def __call__(self, kind: str, **fields: Any) -> object:
+        """Note an event."""
+        ...
+
+
+def tell_nobody(kind: str, **fields: Any) -> None:
+    """For who has no journal: what happened is in the log."""
+    log.debug(kind, extra=fields)
 
 
 class Journal:

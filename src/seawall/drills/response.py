@@ -1,0 +1,90 @@
+"""How the keeper took it: when it noticed, whom it suspected, what it did, and the post-mortem it drafted."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from seawall.clock import monotonic_s
+from seawall.drills.instance import Instance
+from seawall.errors import SeawallError
+from seawall.telemetry.link import ask
+
+EARLY_S: Final = 2.0
+"""An incident may begin so long before the load that caused it: when both began is known to a second."""
+
+POLL_S: Final = 0.5
+TIMES: Final = ("detected_s", "diagnosed_s", "mitigated_s", "recovered_s")
+MINUTE, HOUR = 60.0, 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Response:
+    """Times in seconds since it began; None is never. `post_mortem` is the draft, by its form (`md`, `html`)."""
+
+    incident: str = ""
+    title: str = ""
+    suspect: str = ""
+    detected_s: float | None = None
+    diagnosed_s: float | None = None
+    mitigated_s: float | None = None
+    recovered_s: float | None = None
+    post_mortem: Mapping[str, str] | None = None
+
+
+ORIGINAL: Final = Response(
+    title="The outage of which this is a replay",
+    suspect="the network, wrongly, for more than an hour",
+    detected_s=15 * MINUTE,
+    diagnosed_s=2 * HOUR,
+    mitigated_s=4 * HOUR,
+    recovered_s=6 * HOUR,
+)
+
+
+def response_of(incident: Mapping[str, Any], *, began_s: float, post_mortem: Mapping[str, str]) -> Response:
+    """Return what an incident's record says, `began_s` being the moment on the wall clock that counts as its begin."""
+    suspected = [one for one in incident["diagnoses"] if one["suspect"] is not None]
+    best = max(suspected, key=lambda one: (one["share"] or 0.0, one["at_s"]), default=None)
+    return Response(
+        incident=incident["id"],
+        title=incident["title"],
+        suspect=best["suspect"] if best is not None else "unknown",
+        post_mortem=post_mortem,
+        **{
+            name: _after(incident[name], began_s)
+            for name in ("detected_s", "diagnosed_s", "mitigated_s", "recovered_s")
+        },
+    )
+
+
+async def read_response(instance: Instance, *, began_s: float, patience_s: float) -> Response:
+    """Ask the keeper about the incident of a load that began then, and wait so long for it to be over.
+
+    What it does not answer is not known: a response without an incident.
+    """
+    path = instance.data_dir / "run" / "keeper.sock"
+    deadline_s = monotonic_s() + patience_s
+    while True:
+        found: dict[str, Any] | None = None
+        try:
+            known = await ask(path, "incidents.list")
+            mine = [one for one in known if one["detected_s"] >= began_s - EARLY_S]
+            if mine:
+                found = await ask(path, "incidents.show", id=mine[-1]["id"])
+        except SeawallError:
+            found = None
+        is_over = found is not None and found["resolved_s"] is not None
+        if is_over or monotonic_s() > deadline_s:
+            break
+        await asyncio.sleep(POLL_S)
+    if found is None:
+        return Response()
+    drafts: dict[str, str] = {}
+    for form in ("md", "html"):
+        drafts[form] = await ask(path, "incidents.post-mortem", id=found["id"], format=form)
+    return response_of(found, began_s=began_s, post_mortem=drafts)
+
+
+def _after(at_s: float | None, began_s: float) -> float | None:
+    return None if at_s is None else max(0.0, at_s - began_s)
