@@ -29,7 +29,7 @@ USERS_REMEMBERED_S: Final = 23 * 3600.0
 """Users are given for the last day only; what was known before is kept for longer incidents."""
 
 Series = Callable[[float, float], Awaitable[Sequence[tuple[float, Point]]]]
-"""Gives the points between two times, each with its begin; one of more than a second says so as `fleet.seconds`."""
+"""Gives the points between two times, each with its begin; its column `seconds` says of how many it tells."""
 UsersBetween = Callable[[float, float], Awaitable[Users]]
 """Gives who was there in the minutes that two times lie in and between."""
 
@@ -176,7 +176,7 @@ class Case:
         fetched: list[Row] = []
         try:
             found = await series(max(since_s, now_s - LOOKED_BACK_S), until_s)
-            fetched = [Row(at_s=at_s, seconds=point.get("fleet.seconds", 1.0), point=point) for at_s, point in found]
+            fetched = [Row(at_s=at_s, seconds=point.get("seconds", 1.0), point=point) for at_s, point in found]
         except (OSError, TimeoutError) as error:
             self._fetches += 1
             log.warning("incident.points_not_read", extra={"incident": self.incident.id, "error": repr(error)})
