@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from seawall.incidents.record import Impact, Incident, grown
+from seawall.incidents.record import Impact, Incident, grown, is_bad
 from seawall.incidents.series import binned
 from seawall.incidents.similar import shape_of
 from seawall.incidents.store import ROWS_MAX, IncidentFiles, People, Row, merge
@@ -229,8 +229,18 @@ class Case:
         if self.incident.is_open:
             return
         self._before = self._during = None
+        if self.incident.recovered_s is not None:
+            self.incident = replace(self.incident, recovered_s=end_of_bad(rows, self.incident.recovered_s))
         self.recall(rows)
         self.is_counted = self.is_changed = True
+
+
+def end_of_bad(rows: Sequence[Row], ended_s: float) -> float:
+    """Return when the trouble ended: where its alerts say, or behind the bad seconds that follow without a gap."""
+    for row in rows:
+        if row.at_s <= ended_s < row.at_s + row.seconds and is_bad(row.point):
+            ended_s = row.at_s + row.seconds
+    return ended_s
 
 
 def _without_counts(impact: Impact) -> Impact:

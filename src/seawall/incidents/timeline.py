@@ -59,7 +59,7 @@ def _milestones(incident: Incident, rows: Sequence[Row]) -> Iterator[Line]:
         asked = many(total(first.point, "requests") / first.seconds, "request")
         seen = f": of {asked} in that second, {percent(bad)} failed, were refused or were slow"
     else:
-        seen = ""
+        seen = ": no node was ready" if first is not None else ""
     yield Line(at_s=incident.began_s, text=f"It began{seen}.", source="requests", is_milestone=True)
     if incident.recovered_s is not None:
         impact = incident.impact
