@@ -160,7 +160,7 @@ def journal() -> list[Event]:
     return [
         Event(BEGAN_S - 4, "drill.begun", {"name": "connection hog"}, 1),
         Event(DETECTED_S, "alert.fired", {"alert": "availability"}, 2),
-        Event(DETECTED_S + 0.4, "notification.sent", {"target": "ops", "status": "opened"}, 3),
+        Event(DETECTED_S + 0.4, "notification.sent", {"target": "slack", "status": "opened", "took_s": 0.4}, 3),
         Event(BEGAN_S + 13, "node.silent", {"node": "node-2", "silent_s": 5.2}, 4),
         Event(BEGAN_S + 19, "node.back", {"node": "node-2"}, 5),
     ]

@@ -14,6 +14,7 @@ from seawall.incidents.desk import IncidentDesk
 from seawall.incidents.record import Incident
 from seawall.monitoring.alerts import Turn
 from seawall.monitoring.notices import Notice, Status
+from seawall.monitoring.things import Layer
 from seawall.telemetry.journal import Event
 from seawall.telemetry.points import total
 from seawall.telemetry.users import Bitmap, Users
@@ -120,6 +121,16 @@ async def test_an_episode_is_one_incident_that_opens_fills_and_closes_itself(des
     assert [one.kind for one in incident.happenings] == [
         "drill.begun", "notification.sent", "node.silent", "node.back",
     ]  # fmt: skip
+
+
+async def test_a_diagnosis_of_what_is_left_of_it_is_not_taken(desk: IncidentDesk) -> None:
+    go_through(desk, until_s=RECOVERED_S + 10)
+    await desk._save_all()
+
+    desk.look(second(RECOVERED_S + 10, diagnosis=kit.diagnosis(Layer.PROCESSOR, at_s=RECOVERED_S + 10, share=1.0)))
+
+    assert desk.open is not None
+    assert [one.suspect for one in desk.open.diagnoses] == [Layer.CONNECTIONS]
 
 
 async def test_what_is_counted_are_the_seconds_from_begin_to_recovery(desk: IncidentDesk) -> None:

@@ -13,6 +13,7 @@ from tests.incidents import kit
 from tests.incidents.kit import BEGAN_S, DETECTED_S, RECOVERED_S, RESOLVED_S, alert, diagnosis
 
 from seawall.incidents import record
+from seawall.incidents.case import end_of_bad
 from seawall.incidents.desk import post_mortem
 from seawall.incidents.figures import charts_of
 from seawall.incidents.pages import Blank, Bullets, Document, Paragraph, Section, Table, html, markdown
@@ -36,6 +37,7 @@ from seawall.incidents.record import (
 )
 from seawall.incidents.series import quantile_s
 from seawall.incidents.similar import most_similar, shape_of, sketch
+from seawall.incidents.store import Row
 from seawall.incidents.summary import in_short, one_screen
 from seawall.incidents.timeline import SENTENCES, timeline
 from seawall.monitoring.things import Layer, RuledOut, Severity
@@ -81,11 +83,36 @@ def test_the_best_diagnosis_is_the_one_that_explains_most_and_when_it_was_first_
     assert incident.diagnosed_s == DETECTED_S + 5
 
 
+def test_what_is_found_after_the_recovery_explains_nothing_of_what_was_before() -> None:
+    incident = diagnosed(an_incident(), diagnosis(share=0.6))
+    incident = diagnosed(incident, diagnosis(Layer.PROCESSOR, at_s=RECOVERED_S + 9, share=1.0))
+
+    incident = resolved(record.alert_ended(incident, alert(), RECOVERED_S), RESOLVED_S)
+
+    assert incident.title.endswith("the database's connections were used up")
+
+
+def test_bad_seconds_right_behind_the_end_of_the_alerts_belong_to_it() -> None:
+    bad, well = {"reads.requests": 9.0, "reads.slow": 9.0}, {"reads.requests": 9.0}
+    points = {10.0: bad, 11.0: bad, 12.0: bad, 13.0: well, 14.0: bad}
+    rows = [Row(at_s=at_s, seconds=1.0, point=point) for at_s, point in points.items()]
+
+    assert end_of_bad(rows, 11.0) == 13.0
+    assert end_of_bad(rows, 13.0) == 13.0
+    assert end_of_bad([], 13.0) == 13.0
+
+
 def test_unknown_is_no_diagnosis_in_time() -> None:
     incident = diagnosed(an_incident(), diagnosis(None))
 
     assert incident.diagnosed_s is None
     assert incident.title.endswith(": cause not known")
+
+
+def test_that_nothing_explains_what_is_hardly_there_any_more_is_not_kept() -> None:
+    incident = diagnosed(an_incident(), diagnosis())
+
+    assert diagnosed(incident, diagnosis(None, at_s=RECOVERED_S)) is incident
 
 
 def test_a_diagnosis_that_says_the_same_again_is_not_kept_again() -> None:
@@ -182,7 +209,8 @@ def test_a_second_is_bad_when_enough_of_it_was() -> None:
     assert is_bad({"reads.requests": 100, "reads.slow": 5})
     assert is_bad({"nodes.up": 0, "nodes.expected": 2})
     assert not is_bad({"reads.requests": 1000, "reads.failed": 1, "reads.slow": 9})
-    assert not is_bad({"nodes.up": 1, "nodes.expected": 2})
+    assert is_bad({"nodes.up": 2, "nodes.ready": 0, "nodes.expected": 2})
+    assert not is_bad({"nodes.up": 1, "nodes.ready": 1, "nodes.expected": 2})
     assert not is_bad({})
 
 

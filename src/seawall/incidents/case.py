@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from seawall.incidents.record import Impact, Incident, grown
+from seawall.incidents.record import Impact, Incident, grown, is_bad
 from seawall.incidents.series import binned
 from seawall.incidents.similar import shape_of
 from seawall.incidents.store import ROWS_MAX, IncidentFiles, People, Row, merge
@@ -29,7 +29,7 @@ USERS_REMEMBERED_S: Final = 23 * 3600.0
 """Users are given for the last day only; what was known before is kept for longer incidents."""
 
 Series = Callable[[float, float], Awaitable[Sequence[tuple[float, Point]]]]
-"""Gives the points between two times, each with its begin; one of more than a second says so as `fleet.seconds`."""
+"""Gives the points between two times, each with its begin; its column `seconds` says of how many it tells."""
 UsersBetween = Callable[[float, float], Awaitable[Users]]
 """Gives who was there in the minutes that two times lie in and between."""
 
@@ -176,7 +176,7 @@ class Case:
         fetched: list[Row] = []
         try:
             found = await series(max(since_s, now_s - LOOKED_BACK_S), until_s)
-            fetched = [Row(at_s=at_s, seconds=point.get("fleet.seconds", 1.0), point=point) for at_s, point in found]
+            fetched = [Row(at_s=at_s, seconds=point.get("seconds", 1.0), point=point) for at_s, point in found]
         except (OSError, TimeoutError) as error:
             self._fetches += 1
             log.warning("incident.points_not_read", extra={"incident": self.incident.id, "error": repr(error)})
@@ -229,8 +229,18 @@ class Case:
         if self.incident.is_open:
             return
         self._before = self._during = None
+        if self.incident.recovered_s is not None:
+            self.incident = replace(self.incident, recovered_s=end_of_bad(rows, self.incident.recovered_s))
         self.recall(rows)
         self.is_counted = self.is_changed = True
+
+
+def end_of_bad(rows: Sequence[Row], ended_s: float) -> float:
+    """Return when the trouble ended: where its alerts say, or behind the bad seconds that follow without a gap."""
+    for row in rows:
+        if row.at_s <= ended_s < row.at_s + row.seconds and is_bad(row.point):
+            ended_s = row.at_s + row.seconds
+    return ended_s
 
 
 def _without_counts(impact: Impact) -> Impact:

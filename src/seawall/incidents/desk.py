@@ -30,6 +30,7 @@ from seawall.incidents.record import (
     alert_ended,
     diagnosed,
     happened,
+    is_bad,
     joined,
     next_id,
     noted,
@@ -59,6 +60,8 @@ COMPARED_MAX: Final = 500
 CASES_MAX: Final = 20
 """Incidents that wait for the disk, or for a database that says whose keys were claimed; the oldest is let go."""
 WHO_CHARACTERS_MAX: Final = 100
+FELT_S: Final = 5.0
+"""So long after the last bad second a diagnosis still says something about it."""
 FORMS: Final = ("md", "html")
 
 
@@ -112,6 +115,7 @@ class IncidentDesk:
         self._woken = asyncio.Event()
         self._writing = asyncio.Lock()
         self._is_failing = False
+        self._bad_s = 0.0
 
     def __repr__(self) -> str:
         goes_on = self.open.id if self.open is not None else "none"
@@ -161,7 +165,9 @@ class IncidentDesk:
             return told
         before = case.incident
         after = happened(before, new)
-        if second.diagnosis is not None:
+        if is_bad(second.point):
+            self._bad_s = second.at_s
+        if second.diagnosis is not None and self._is_felt(before, second.at_s):
             after = diagnosed(after, second.diagnosis)
         for action in second.actions:
             after = acted(after, action)
@@ -170,6 +176,10 @@ class IncidentDesk:
         if _is_news(before, after):
             told.append(self._notice(case.incident, Status.UPDATED, second.at_s))
         return told
+
+    def _is_felt(self, incident: Incident, at_s: float) -> bool:
+        """Say whether there is still something to be explained: what is found in what is left of it misleads."""
+        return not incident.diagnoses or not incident.impact.bad_s or abs(at_s - self._bad_s) <= FELT_S
 
     def _alert(self, event: AlertEvent) -> list[Notice]:
         case = self._last

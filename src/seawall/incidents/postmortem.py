@@ -180,7 +180,7 @@ def _impact(incident: Incident, now_s: float) -> Iterator[Block]:
     lasted_s = (incident.recovered_s or now_s) - incident.began_s
     items.append(
         f"Time: {duration(impact.bad_s)} of {duration(lasted_s)} in which at least {percent(LOST_SHARE)} of what was "
-        f"asked failed or was refused, or {percent(SLOW_SHARE)} was slow."
+        f"asked failed or was refused, or {percent(SLOW_SHARE)} was slow, or no node was ready."
     )
     if impact.worst is not None and impact.worst.counts.bad:
         worst = impact.worst.counts

@@ -193,8 +193,10 @@ class Incident:
 
     @property
     def best(self) -> Diagnosis | None:
-        """The diagnosis that explains most; of those that explain as much, the latest."""
-        return max(self.diagnoses, key=lambda one: (one.suspect is not None, one.share or 0.0, one.at_s), default=None)
+        """The diagnosis that explains most, the first of equals; made while it lasted, if one was."""
+        ended_s = math.inf if self.recovered_s is None else self.recovered_s
+        made = [one for one in self.diagnoses if one.at_s <= ended_s] or self.diagnoses
+        return max(made, key=lambda one: (one.suspect is not None, one.share or 0.0, -one.at_s), default=None)
 
     @property
     def title(self) -> str:
@@ -328,6 +330,9 @@ def diagnosed(incident: Incident, diagnosis: Diagnosis) -> Incident:
     It counts as diagnosed since its best suspect was named first.
     """
     known = incident.diagnoses
+    if diagnosis.suspect is None and incident.diagnosed_s is not None:
+        # When it is nearly over nothing explains any more what is hardly there.
+        return incident
     if known:
         last = known[-1]
         said_before = last.suspect is diagnosis.suspect and last.culprit == diagnosis.culprit
@@ -392,7 +397,7 @@ def counts_of(point: Point, group: str) -> Counts:
 
 def is_bad(point: Point) -> bool:
     """Say whether users felt it: too much failed, was refused or was slow, or nobody was there to answer."""
-    if point.get("nodes.expected", 0) > 0 and point.get("nodes.up", 1) == 0:
+    if point.get("nodes.expected", 0) > 0 and 0 in (point.get("nodes.up"), point.get("nodes.ready")):
         return True
     requests = total(point, "requests")
     lost = total(point, "failed") + total(point, "refused")

@@ -59,7 +59,7 @@ def _milestones(incident: Incident, rows: Sequence[Row]) -> Iterator[Line]:
         asked = many(total(first.point, "requests") / first.seconds, "request")
         seen = f": of {asked} in that second, {percent(bad)} failed, were refused or were slow"
     else:
-        seen = ""
+        seen = ": no node was ready" if first is not None else ""
     yield Line(at_s=incident.began_s, text=f"It began{seen}.", source="requests", is_milestone=True)
     if incident.recovered_s is not None:
         impact = incident.impact
@@ -147,6 +147,7 @@ DEEDS: Final[Mapping[str, tuple[str, str]]] = {
     "terminate session": ("ended a session", "ended {target}"),
     "limit tenant": ("held an account back", "held account {target} to a part of what is for all"),
     "eject replica": ("left a replica out", "left replica {target} out"),
+    "limit admission": ("let fewer requests in", "let fewer requests in"),
 }
 """What the service does by itself, as it is told: without naming whom, and naming them."""
 
@@ -160,7 +161,8 @@ def done(action: Action) -> str:
     )
     # Where the reason names whom, it is said once.
     what = DEEDS[action.name][0] if action.name in DEEDS and action.target in action.reason else deed(action)
-    return f"{what}: {action.reason.rstrip('.')}" + (f" ({measured})." if measured else ".")
+    colon = "." if action.reason[:1].isupper() else ":"
+    return f"{what}{colon} {action.reason.rstrip('.')}" + (f" ({measured})." if measured else ".")
 
 
 def deed(action: Action) -> str:
@@ -270,7 +272,7 @@ def _of(fields: Fields, *names: str, otherwise: str = "") -> str:
 
 
 def _because(fields: Fields) -> str:
-    reason = _of(fields, "reason", "error")
+    reason = _of(fields, "reason", "why", "error", "words")
     return f": {reason.rstrip('.')}" if reason else ""
 
 
@@ -303,13 +305,23 @@ def _attempt(fields: Fields) -> str:
     inner = fields.get("action")
     action = inner if isinstance(inner, Mapping) else fields
     words = _of(fields, "words")
-    said = f"{_of(action, 'name')} {_of(action, 'target')}".strip() + _because(action)
+    said = f"{_of(action, 'name', 'action')} {_of(action, 'target')}".strip() + _because({**action, "words": ""})
     return f"{said}: {words.rstrip('.')}" if words else said
 
 
 def _for(fields: Fields) -> str:
     seconds = fields.get("silent_s")
     return f": nothing was heard of it for {duration(seconds)}" if isinstance(seconds, int | float) else ""
+
+
+def _whom(fields: Fields) -> str:
+    target, status = _of(fields, "target"), _of(fields, "status")
+    return (f" by {target}" if target else "") + (f" that it was {status}" if status else "")
+
+
+def _took(fields: Fields) -> str:
+    took_s = fields.get("took_s")
+    return f", within {duration(took_s)}" if isinstance(took_s, int | float) else ""
 
 
 def _settings(fields: Fields) -> str:
@@ -347,10 +359,8 @@ SENTENCES: Final[Mapping[str, Callable[[Fields], str]]] = {
         f"The service tried to act and could not: {_of(fields, 'name', 'action')} {_of(fields, 'target')}".rstrip()
         + f"{_because(fields)}."
     ),
-    "notification.sent": lambda fields: f"Notified: {_of(fields, 'receiver', 'target', 'channel', 'name')}.",
-    "notification.failed": lambda fields: (
-        f"Could not be notified: {_of(fields, 'receiver', 'target', 'channel', 'name')}{_because(fields)}."
-    ),
+    "notification.sent": lambda fields: f"People were told{_whom(fields)}{_took(fields)}.",
+    "notification.failed": lambda fields: f"Nobody could be told{_whom(fields)}{_because(fields)}.",
     "drill.begun": lambda fields: f"A drill began: {_of(fields, 'name', 'fault', 'drill')}.",
     "drill.ended": lambda fields: f"The drill ended: {_of(fields, 'name', 'fault', 'drill')}.",
     "settings.changed": _settings,

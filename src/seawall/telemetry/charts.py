@@ -14,6 +14,9 @@ from typing import Final
 LETTER: Final = 0.56
 """How wide a letter is on average, in parts of the font's size: what is laid out cannot be measured here."""
 FONT: Final = 12.0
+LEAST: Final = 1e-6
+DECADES_MAX: Final = 6
+"""A logarithmic axis goes no lower than this, and so far down from its top: what is less lies on the floor."""
 STEPS_S: Final = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
 """Stretches of time that people count in."""
 
@@ -146,10 +149,11 @@ class _Drawing:
         self.top = max(known, default=0.0)
         self.bottom = 0.0
         if chart.is_logarithmic:
-            positive = [value for value in known if value > 0]
-            self.bottom = 10 ** math.floor(math.log10(min(positive, default=0.001)))
-            self.top = 10 ** math.ceil(math.log10(max(self.top, self.bottom * 10)) - 1e-9)
-            steps = [self.bottom * 10**power for power in range(round(math.log10(self.top / self.bottom)) + 1)]
+            self.top = 10.0 ** math.ceil(math.log10(max(self.top, LEAST)) - 1e-9)
+            least = min((value for value in known if value > 0), default=self.top)
+            decades = min(DECADES_MAX, max(1, math.ceil(math.log10(self.top) - math.log10(least) - 1e-9)))
+            self.bottom = self.top / 10.0**decades
+            steps = [self.bottom * 10**power for power in range(decades + 1)]
         else:
             self.top = self.top * 1.08 or 1.0
             steps = ticks(self.top, 5)
