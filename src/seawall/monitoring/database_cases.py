@@ -27,6 +27,12 @@ SLOWER_S: Final = 0.01
 REPLICA_LATE_S: Final = 5.0
 BUSY: Final = 0.9
 BUSY_USUALLY: Final = 0.75
+OPENED_MANY: Final = 15.0
+"""A second, by anybody. Each costs PostgreSQL a process, a few milliseconds of a processor."""
+
+OPENED_PER_REQUEST: Final = 0.25
+"""Nodes keep theirs, and open next to none for a thousand requests."""
+
 HELD_SHARE: Final = 0.2
 """Of the server's connections, that one program holds before it is named."""
 
@@ -50,6 +56,7 @@ def connections(scene: Scene) -> Case:
             versus("connections the server has", used, seen.usual("database.connections"), amount),
             f"connections it accepts: {amount(most)}{_of_role(sight)}",
             f"connections it refused to nodes: {amount(refused)}",
+            versus("connections opened a second", seen.high("database.opened"), seen.usual("database.opened"), amount),
             versus("part of a node's own connections in use", busy, seen.usual("pool.busy"), part),
         ),
         cleared=f"{amount(used)} of {amount(most)} connections of the server are in use, {amount(refused)} were "
@@ -65,12 +72,23 @@ def connections(scene: Scene) -> Case:
             *_against(culprit),
             culprit=culprit,
         )
+    opened, asked = seen.high("database.opened") or 0.0, seen.harm.per_s
+    if opened >= OPENED_MANY and opened >= OPENED_PER_REQUEST * asked:
+        return replace(case, segments=IN_NODE).charged(
+            0.95,
+            f"{amount(opened)} connections a second are opened to the server, for {amount(asked)} requests: it is busy "
+            f"with connecting ({amount(seen.high('database.cpu'))} cores), and has {amount(used)} of {amount(most)}.",
+            WHO_HOLDS,
+            "Have whoever opens them keep them: a pool, or PgBouncer before the server (docs/pgbouncer.md).",
+            culprit=_holder(sight, used or 0.0),
+        )
     size, usual_size = seen.typical("pool.size"), seen.usual("pool.size")
     has_shrunk = size is not None and size < 0.7 * (usual_size or 0.0)
     without = (seen.high("pool.without_lease") or 0.0) >= 1
     is_busy = busy is not None and busy >= BUSY and (seen.usual("pool.busy") or 0.0) < BUSY_USUALLY
     is_flat = seen.harm.share(Segment.DATABASE) <= 0.3
-    if scene.was_down or not (without or has_shrunk or (is_busy and is_flat)):
+    # That there are fewer is nothing by itself: who needs few has few.
+    if scene.was_down or not (without or (is_busy and (is_flat or has_shrunk))):
         return case
     is_demand = seen.harm.per_s >= CROWD * (seen.harm.usual_per_s or 0.0) > 0
     return case.charged(
