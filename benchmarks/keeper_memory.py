@@ -146,19 +146,21 @@ async def measure(directory: Path, nodes: int, seconds: int, speed: float) -> No
             while not link.summaries() and not sending.done():
                 await asyncio.sleep(0.01)
             cpu_s, heard = time.process_time(), 0
-            while not sending.done():
+            until_s = time.monotonic() + seconds / speed - 10.0
+            while not sending.done() and time.monotonic() < until_s:
                 await asyncio.sleep(0.2)
                 peak = max(peak, resident_bytes())
                 heard = max(heard, len(link.summaries()))
                 fleet.recent(60)
             cpu_s = time.process_time() - cpu_s
+            scraped = resident_bytes()
+            rendered = len(generate_latest(registry_of(FleetCollector(link.metrics))))
+            scraped = resident_bytes() - scraped
+            await sending
             recent = fleet.recent(900)
             asked_s = time.process_time()
             month = await fleet.series(0, time.time() * 2)
             asked_s = time.process_time() - asked_s
-            scraped = resident_bytes()
-            rendered = len(generate_latest(registry_of(FleetCollector(link.metrics))))
-            scraped = resident_bytes() - scraped
             users = await fleet.users_between(recent[0][0], recent[-1][0])
             assert not running.done(), running
             running.cancel()

@@ -111,7 +111,7 @@ async def test_an_episode_is_one_incident_that_opens_fills_and_closes_itself(des
     assert {notice.incident_id for notice in notices} == {"2026-11-24-1"}
     assert notices[0].url == "http://127.0.0.1:9002/incidents/2026-11-24-1"
     assert "31.2 % of requests failed" in notices[0].summary
-    assert any("connections (87 %" in line for line in notices[1].diagnosis)
+    assert any("connections, which explains 87 %" in line for line in notices[1].diagnosis)
     assert notices[-1].resolved_s == RESOLVED_S
     assert told.kinds == ["incident.opened", "incident.resolved"]
     assert not incident.is_open
@@ -339,7 +339,7 @@ async def test_a_past_incident_that_looked_alike_is_named(desk: IncidentDesk) ->
     assert at_once.id == "2026-11-25-1"
     assert [similar.id for similar in at_once.similar] == ["2026-11-24-1"]
     assert "the same suspect (connections)" in diagnosed.similar[0].why
-    assert "over after 31 s; done: cancel_session" in diagnosed.similar[0].ended_by
+    assert "over after 31 s; the service ended session 4711" in diagnosed.similar[0].ended_by
 
 
 async def test_keeping_is_cancelled_without_a_trace(desk: IncidentDesk) -> None:

@@ -2,7 +2,10 @@
 
 import asyncio
 import random
+import signal
+import sys
 import threading
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -124,6 +127,27 @@ async def test_the_past_is_found_again_by_who_comes_next(tmp_path: Path, clock: 
     assert [(at_s - START_S, point["reads.requests"]) for at_s, point in by_minute] == [(-20, 40), (40, 60)]
     assert [point for _, point in few] == [{"reads.requests": 10.0, "seconds": 10.0}] * 10
     assert len(node) == 100
+
+
+async def test_what_was_known_when_the_keeper_was_killed_is_put_together_with_what_comes(
+    tmp_path: Path, clock: Clock
+) -> None:
+    killed = Fleet(tmp_path, tell=Told())
+    await killed.__aenter__()
+    await pass_seconds(killed, clock, 75, users={"minute": int(START_S // 60), "seen": [1, 2], "failed": []})
+    await settle(killed)
+    before = killed.recent(1000)
+    clock.now_s += 3.0
+
+    async with Fleet(tmp_path, tell=Told()) as fleet:
+        assert fleet.recent(1000) == before
+        await pass_seconds(fleet, clock, 60)
+        by_minute = await fleet.series(START_S - 100_000, START_S + 200, 2000, names={"seconds"})
+        users = await fleet.users_between(START_S, START_S + 200)
+
+    assert by_minute == [(START_S - 20, {"seconds": 40}), (START_S + 40, {"seconds": 57})]
+    assert users.seen.count == 2
+    await killed.desk.close()
 
 
 async def test_users_are_exact_over_minutes_restarts_and_nodes(tmp_path: Path, clock: Clock) -> None:
@@ -337,3 +361,42 @@ async def test_the_keeper_hears_its_nodes_and_tells_of_each_second(tmp_path: Pat
             for task in (*nodes, running):
                 task.cancel()
             await asyncio.gather(*nodes, running, return_exceptions=True)
+
+
+async def test_a_process_that_is_stopped_without_dying_is_noticed_within_five_seconds(tmp_path: Path) -> None:
+    program = """if True:
+        import asyncio, pathlib, sys
+        from seawall.telemetry.link import report
+        asyncio.run(report(pathlib.Path(sys.argv[1]), "node-1", lambda: {"point": {"reads.requests": 1}}))
+    """
+
+    async def answer(message: Message) -> Message:
+        return message
+
+    async def until(condition: Callable[[], object]) -> None:
+        async with asyncio.timeout(60):
+            while not condition():
+                await asyncio.sleep(0.02)
+
+    told = Told()
+    async with (
+        Fleet(tmp_path / "fleet", tell=told) as fleet,
+        Link(tmp_path / "run" / "keeper.sock", answer, hear=fleet.hear) as link,
+    ):
+        fleet.expect(["node-1"])
+        running = asyncio.create_task(fleet.run())
+        node = await asyncio.create_subprocess_exec(sys.executable, "-c", program, str(link.path))
+        try:
+            await until(link.summaries)
+            node.send_signal(signal.SIGSTOP)
+            await until(fleet.silent)
+            node.send_signal(signal.SIGCONT)
+            await until(lambda: not fleet.silent())
+        finally:
+            node.kill()
+            await node.wait()
+            running.cancel()
+            await asyncio.wait([running])
+
+    assert [kind for kind, _ in told.events] == ["node.silent", "node.back"]
+    assert told.events[0][1]["silent_s"] <= 5

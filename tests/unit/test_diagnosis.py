@@ -183,7 +183,7 @@ CASES: Final[Mapping[str, Given]] = {
             cpu__waited=0.78,
             loop__lag_s=0.05,
         ),
-        says="40 connections a second are opened",
+        says="Connections are not kept: 40 a second",
     ),
     "nodes hold all of theirs while statements are as fast as ever": Given(
         Layer.CONNECTIONS,

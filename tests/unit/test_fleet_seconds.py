@@ -94,6 +94,18 @@ def test_a_keeper_that_was_stopped_tells_the_seconds_apart_that_nodes_told_it_me
     assert requests_of(seconds, 111.2 + STRAGGLERS_S) == [(101 + number, {"a": number}) for number in range(10)]
 
 
+def test_a_keeper_that_is_always_late_still_tells_of_every_second() -> None:
+    seconds = Seconds(100.0)
+    found = []
+    for look in range(20):
+        for moment in range(3):
+            seconds.note("a", one(), 100.2 + look * 1.5 + moment / 2)
+        found += requests_of(seconds, 101.5 + look * 1.5)
+
+    assert [number for number, _ in found] == [*range(100, 130)][: len(found)]
+    assert len(found) >= 29
+
+
 def test_a_keeper_that_was_stopped_for_long_goes_on_with_the_present() -> None:
     seconds = Seconds(100.0)
     for number in range(WAITING_MAX * 2):

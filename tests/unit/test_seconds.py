@@ -214,9 +214,9 @@ def test_claims_are_bounded() -> None:
 
 def test_few_tenants_are_told_exactly_the_largest_first() -> None:
     top = TopTenants()
-    top.add(1, 0.1, 0)
-    top.add(2, 0.2, 0)
-    top.add(2, 0.1, 1)
+    top.add(1, 1, 0.1, 0)
+    top.add(2, 1, 0.2, 0)
+    top.add(2, 1, 0.1, 1)
 
     told, share = top.take()
 
@@ -229,7 +229,7 @@ def test_a_tenant_that_is_only_refused_is_told_too() -> None:
     top = TopTenants()
 
     for _ in range(50):
-        top.add(9, 0.0, 1)
+        top.add(9, 1, 0.0, 1)
 
     assert top.take() == ([(9, 50, 0.0, 50)], 0.0)
 
@@ -241,7 +241,7 @@ def test_whoever_takes_much_is_never_missed(requests: list[tuple[int, float]], d
     mixed = data.draw(st.permutations([*requests, *[(hog, 0.5)] * (1 + len(requests) // 10)]))
 
     for tenant, work_s in mixed:
-        top.add(tenant, work_s, 0)
+        top.add(tenant, 1, work_s, 0)
         weights[tenant] += work_s + REQUEST_S  # type: ignore[assignment]  # a Counter of seconds
 
     total_weight = sum(weights.values())

@@ -202,25 +202,22 @@ class Connection:
             self.hold.query = query.name
         started_s = monotonic_s()
         try:
-            return await self._fetch(query, arguments, timeout_s)
+            if not self.has_session:
+                return await self._fetch_without_session(query, arguments, deadline_s=started_s + timeout_s)
+            statement = self.prepared.get(query)
+            if statement is None:
+                # By a name of its own: one without a name is parsed anew for each execution, which costs the server
+                # more than a point read. Never a name twice: the server may have taken one without our hearing of it.
+                name = f"s{self.names}"
+                self.names += 1
+                statement = await self.raw.prepare(query.sql, timeout=timeout_s, name=name)
+                self.prepared[query] = statement
+            return await statement.fetch(*arguments, timeout=timeout_s)
         finally:
             durations = self.durations.get(query.name)
             if durations is None:
                 durations = self.durations[query.name] = Histogram(DURATION_BUCKETS_S)
             durations.observe(monotonic_s() - started_s)
-
-    async def _fetch(self, query: Query, arguments: Sequence[object], timeout_s: float) -> list[asyncpg.Record]:
-        if not self.has_session:
-            return await self._fetch_without_session(query, arguments, deadline_s=monotonic_s() + timeout_s)
-        statement = self.prepared.get(query)
-        if statement is None:
-            # By a name of its own: one without a name is parsed anew for each execution, which costs the server more
-            # than a point read. Never a name twice: the server may have taken one without our hearing of it.
-            name = f"s{self.names}"
-            self.names += 1
-            statement = await self.raw.prepare(query.sql, timeout=timeout_s, name=name)
-            self.prepared[query] = statement
-        return await statement.fetch(*arguments, timeout=timeout_s)
 
     async def _fetch_without_session(
         self, query: Query, arguments: Sequence[object], *, deadline_s: float

@@ -14,7 +14,7 @@ from seawall.incidents.pages import Blank, Block, Bullets, Document, Figure, Par
 from seawall.incidents.record import CAUSES, LOST_SHARE, SLOW_SHARE, Counts, Incident
 from seawall.incidents.series import binned, quantile_s, rate, sparkline
 from seawall.incidents.store import Row
-from seawall.incidents.timeline import BEFORE_S, SENTENCES, Line, done, timeline
+from seawall.incidents.timeline import BEFORE_S, SENTENCES, Line, also_ill, cleared, done, timeline
 from seawall.incidents.wording import clock, day, duration, listed, many, percent, sentence
 from seawall.telemetry.charts import Chart, human
 from seawall.telemetry.points import total
@@ -95,10 +95,10 @@ def _summary(incident: Incident, now_s: float) -> str:
         )
     best = incident.best
     if best is not None and best.suspect is not None:
-        part = f" ({percent(best.share)} of what was added)" if best.share is not None else ""
-        parts.append(f"{sentence(CAUSES[best.suspect])[:-1]}{part}: {best.mechanism.strip().rstrip('.')}.")
+        explains = f", which explains {percent(best.share)} of what users noticed" if best.share is not None else ""
+        parts.append(f"The cause: {CAUSES[best.suspect]}{explains}. {sentence(best.mechanism)}")
     elif best is not None:
-        parts.append(f"The cause is not known: {best.mechanism.strip().rstrip('.')}.")
+        parts.append(f"The cause is not known. {sentence(best.mechanism)}")
     parts.append(_how_it_went(incident))
     return " ".join(parts)
 
@@ -121,7 +121,7 @@ def _how_it_went(incident: Incident) -> str:
     if incident.diagnosed_s is not None:
         steps.append(f"diagnosed after {duration(incident.diagnosed_s - incident.began_s)}")
     if incident.mitigated_s is not None:
-        steps.append(f"acted upon by the service after {duration(incident.mitigated_s - incident.began_s)}")
+        steps.append(f"acted upon after {duration(incident.mitigated_s - incident.began_s)}")
     if incident.recovered_s is not None:
         steps.append(f"over after {duration(incident.recovered_s - incident.began_s)}")
     return f"{listed(steps)}."
@@ -277,13 +277,16 @@ def _cause(incident: Incident, rows: Sequence[Row]) -> Iterator[Block]:
     elif best.suspect is None:
         yield Paragraph(f"Not known. {sentence(best.mechanism)}")
     else:
-        part = f" accounts for {percent(best.share)} of what was added" if best.share is not None else ""
+        explains = f" and explains {percent(best.share)} of what users noticed" if best.share is not None else ""
         yield Paragraph(
-            f"Root cause: {CAUSES[best.suspect]}. {sentence(best.mechanism)} "
-            f"The layer `{best.suspect.value}`{part or ' is the suspect'}, by the diagnosis of {clock(best.at_s)}."
+            f"Root cause: {CAUSES[best.suspect]}. {sentence(best.mechanism)} The suspect is `{best.suspect.value}`"
+            f"{explains}, by the diagnosis of {clock(best.at_s)}."
         )
     if best is not None and best.evidence:
         yield Bullets([sentence(line) for line in best.evidence])
+    if best is not None and (ill := also_ill(best)):
+        yield Paragraph("Not well either, and explaining less:")
+        yield Bullets([f"`{one.layer.value}`: {one.reason.partition(': ')[2].rstrip('.')}." for one in ill])
     others = {one.suspect.value: one for one in incident.diagnoses if one.suspect is not None and one is not best}
     if best is not None and best.suspect is not None:
         others.pop(best.suspect.value, None)
@@ -291,7 +294,7 @@ def _cause(incident: Incident, rows: Sequence[Row]) -> Iterator[Block]:
         named = [f"`{name}` at {clock(one.at_s)}" for name, one in others.items()]
         yield Paragraph(f"Named at other times, and explaining less: {listed(named)}.")
     triggers = [*_triggers(incident, rows)]
-    yield Paragraph("What changed before it, and may have set it off:")
+    yield Paragraph("What changed before it and may have set it off, and what did not:")
     yield Bullets(triggers)
     yield Blank("What made this possible, in systems and in how we work; not who.")
 
@@ -312,7 +315,7 @@ def _triggers(incident: Incident, rows: Sequence[Row]) -> Iterator[str]:
         if one.kind in TRIGGERS and incident.began_s - BEFORE_S <= one.at_s <= incident.detected_s:
             when = f"{clock(one.at_s)}, {_relative(one.at_s - incident.began_s)}"
             not_who = " That this could do harm is the cause, not that it was done." if one.kind in OF_PEOPLE else ""
-            yield f"{when}: {SENTENCES[one.kind](one.fields)}{not_who}"
+            yield f"{sentence(SENTENCES[one.kind](one.fields))[:-1]} ({when}).{not_who}"
     culprit = incident.best.culprit if incident.best is not None else None
     if culprit is not None:
         number = f" {culprit.number}" if culprit.number else ""
@@ -337,12 +340,13 @@ def _asked_per_s(incident: Incident, rows: Sequence[Row]) -> tuple[float | None,
 
 def _ruled_out(incident: Incident) -> Iterator[Block]:
     best = incident.best
-    if best is None or not best.ruled_out:
+    innocent = cleared(best) if best is not None else []
+    if not innocent:
         yield Paragraph("No layer was cleared by a number." if best is not None else "No diagnosis was made.")
         return
     yield Table(
-        header=["layer", "why it is not the cause"],
-        rows=[[f"`{one.layer.value}`", sentence(one.reason)] for one in best.ruled_out],
+        header=["innocent", "the number that clears it"],
+        rows=[[f"`{one.layer.value}`", sentence(one.reason)] for one in innocent],
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from seawall.incidents.record import Incident, Similar
+from seawall.incidents.timeline import deed
 from seawall.incidents.wording import duration
 from seawall.monitoring.things import Layer
 from seawall.telemetry.points import GROUPS, Point, total
@@ -114,6 +115,6 @@ def _ended_by(incident: Incident) -> str:
         return ""
     took = duration(incident.recovered_s - incident.began_s)
     if not incident.actions:
-        return f"over after {took}; nothing was done by the service"
-    done = ", ".join(dict.fromkeys(f"{action.name} {action.target}".strip() for action in incident.actions))
-    return f"over after {took}; done: {done}"
+        return f"over after {took}; the service did nothing"
+    done = ", ".join(dict.fromkeys(deed(action) for action in incident.actions))
+    return f"over after {took}; the service {done}"

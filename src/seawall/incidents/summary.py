@@ -6,7 +6,7 @@ from typing import Any, Final
 from seawall.incidents.postmortem import trend
 from seawall.incidents.record import Incident
 from seawall.incidents.store import Row
-from seawall.incidents.timeline import done, timeline
+from seawall.incidents.timeline import also_ill, cleared, done, suspect_of, timeline
 from seawall.incidents.wording import clock, day, duration, listed, many, percent, sentence
 
 TREND: Final = 60
@@ -69,12 +69,10 @@ def diagnosis_lines(incident: Incident) -> Iterator[str]:
     """Yield what is thought to be the cause, what was done, and what to do: a line each."""
     best = incident.best
     if best is not None:
-        suspect = "unknown" if best.suspect is None else best.suspect.value
-        part = "" if best.share is None else f" ({percent(best.share)} of what was added)"
-        yield f"{suspect}{part}: {sentence(best.mechanism)}"
+        yield f"{suspect_of(best)}: {sentence(best.mechanism)}"
         yield from (f"Evidence: {sentence(line)}" for line in best.evidence[:3])
-        if best.ruled_out:
-            yield f"Ruled out: {listed([one.layer.value for one in best.ruled_out])}."
+        if innocent := cleared(best):
+            yield f"Ruled out: {listed([one.layer.value for one in innocent])}."
     yield from (f"Done: {sentence(done(action))}" for action in incident.actions[-3:])
     if best is not None:
         yield from (f"To do: {sentence(line)}" for line in best.advice[:3])
@@ -84,10 +82,11 @@ def one_screen(incident: Incident, rows: Sequence[Row], *, now_s: float, width: 
     """Return all that somebody woken up needs, in lines of a terminal: what, whom, why, why not, and what happened."""
     state = "OPEN" if incident.is_open else "resolved"
     since = duration(incident.until_s(now_s) - incident.began_s)
+    head = f"{incident.id}  {state}  {incident.severity.value}  "
+    when = f"{day(incident.began_s)} {clock(incident.began_s)} UTC, {'for' if incident.is_open else 'lasted'} {since}"
     lines = [
-        f"{incident.id}  {state}  {incident.severity.value}  {incident.title}",
-        f"{day(incident.began_s)} {clock(incident.began_s)} UTC, {'for' if incident.is_open else 'lasted'} {since}"
-        f"; {_steps(incident)}",
+        *_wrapped(head, incident.title, width),
+        *_wrapped("", f"{when}; {_steps(incident)}", width),
         "",
         *_labelled("impact", [impact_line(incident) or "not known yet"], width),
     ]
@@ -100,11 +99,10 @@ def one_screen(incident: Incident, rows: Sequence[Row], *, now_s: float, width: 
     if best is None:
         lines += _labelled("suspect", ["no diagnosis yet"], width)
     else:
-        suspect = "unknown" if best.suspect is None else best.suspect.value
-        part = "" if best.share is None else f", {percent(best.share)} of what was added"
-        lines += _labelled("suspect", [f"{suspect}{part}: {sentence(best.mechanism)}"], width)
+        lines += _labelled("suspect", [f"{suspect_of(best)}: {sentence(best.mechanism)}"], width)
         lines += _labelled("evidence", [sentence(line) for line in best.evidence], width)
-        lines += _labelled("ruled out", [f"{one.layer.value}: {sentence(one.reason)}" for one in best.ruled_out], width)
+        lines += _labelled("ill too", [f"{one.layer.value}: {sentence(one.reason)}" for one in also_ill(best)], width)
+        lines += _labelled("ruled out", [f"{one.layer.value}: {sentence(one.reason)}" for one in cleared(best)], width)
     lines += _labelled("done", [f"{clock(one.at_s)} {sentence(done(one))}" for one in incident.actions[-5:]], width)
     if best is not None and incident.is_open:
         lines += _labelled("to do", [sentence(line) for line in best.advice], width)

@@ -8,7 +8,7 @@ from seawall.incidents.record import Happening, Incident, is_bad
 from seawall.incidents.series import quantile_s, rate, share
 from seawall.incidents.store import Row
 from seawall.incidents.wording import clock, duration, many, percent, sentence
-from seawall.monitoring.things import Action, Diagnosis
+from seawall.monitoring.things import Action, Diagnosis, RuledOut
 from seawall.telemetry.points import total
 
 BEFORE_S: Final = 60.0
@@ -101,38 +101,72 @@ def said(diagnosis: Diagnosis) -> str:
     """Return a diagnosis in a sentence or two."""
     if diagnosis.suspect is None:
         return f"Diagnosis: unknown. {sentence(diagnosis.mechanism)}".strip()
-    part = "" if diagnosis.share is None else f", {percent(diagnosis.share)} of what was added"
-    return f"Diagnosis: {diagnosis.suspect.value}{part}. {sentence(diagnosis.mechanism)}".strip()
+    return f"Diagnosis: {suspect_of(diagnosis)}. {sentence(diagnosis.mechanism)}".strip()
+
+
+def suspect_of(diagnosis: Diagnosis) -> str:
+    """Return who is suspected, and how much it explains."""
+    if diagnosis.suspect is None:
+        return "unknown"
+    part = "" if diagnosis.share is None else f", which explains {percent(diagnosis.share)} of what users notice"
+    return f"{diagnosis.suspect.value}{part}"
+
+
+def cleared(diagnosis: Diagnosis) -> list[RuledOut]:
+    """Return the layers that are innocent; of those that are not well either, the reason says so."""
+    return [one for one in diagnosis.ruled_out if not one.reason.startswith(NOT_WELL)]
+
+
+def also_ill(diagnosis: Diagnosis) -> list[RuledOut]:
+    """Return the layers that are not well, and explain less than the suspect."""
+    return [one for one in diagnosis.ruled_out if one.reason.startswith(NOT_WELL)]
+
+
+NOT_WELL: Final = "not well either"
+"""How the diagnosis begins the reason of a layer that it does not quite clear."""
 
 
 def _actions(incident: Incident) -> Iterator[Line]:
     for number, action in enumerate(incident.actions):
         yield Line(
             at_s=action.at_s,
-            text=f"The service acted: {done(action)}",
+            text=f"The service {done(action)}",
             source="mitigation.begun",
             is_milestone=number == 0,
         )
         if action.undone_s is not None:
             yield Line(
                 at_s=action.undone_s,
-                text=f"Undone, for it was no longer needed: {_named(action)}.",
+                text=f"Undone, for it was no longer needed: it had {deed(action)}.",
                 source="mitigation.undone",
             )
 
 
+DEEDS: Final[Mapping[str, tuple[str, str]]] = {
+    "cancel session": ("cancelled a statement", "cancelled the statement of {target}"),
+    "terminate session": ("ended a session", "ended {target}"),
+    "limit tenant": ("held an account back", "held account {target} to a part of what is for all"),
+    "eject replica": ("left a replica out", "left replica {target} out"),
+}
+"""What the service does by itself, as it is told: without naming whom, and naming them."""
+
+
 def done(action: Action) -> str:
-    """Return an action in a sentence: what, why, and what was measured before and after."""
+    """Return an action as the end of a sentence: what, why, and what was measured before and after."""
     measured = ", ".join(
-        f"{name} from {before:.4g} to {action.after[name]:.4g}"
+        f"`{name}` from {before:.4g} to {action.after[name]:.4g}"
         for name, before in action.before.items()
-        if name in action.after
+        if action.after.get(name, before) != before
     )
-    return f"{_named(action)}, because {action.reason.rstrip('.')}" + (f" ({measured})." if measured else ".")
+    # Where the reason names whom, it is said once.
+    what = DEEDS[action.name][0] if action.name in DEEDS and action.target in action.reason else deed(action)
+    return f"{what}: {action.reason.rstrip('.')}" + (f" ({measured})." if measured else ".")
 
 
-def _named(action: Action) -> str:
-    return f"{action.name.replace('_', ' ')} {action.target}".strip()
+def deed(action: Action) -> str:
+    """Return what was done, and to whom, in a few words."""
+    _, named = DEEDS.get(action.name, ("", "{name} {target}"))
+    return named.format(name=action.name.replace("_", " "), target=action.target).strip()
 
 
 def _people(incident: Incident) -> Iterator[Line]:
@@ -264,6 +298,15 @@ def _after(fields: Fields) -> str:
     return f" after {duration(seconds)}" if isinstance(seconds, int | float) else ""
 
 
+def _attempt(fields: Fields) -> str:
+    """Return what would have been done, whether the action's fields stand in the event or below `action`."""
+    inner = fields.get("action")
+    action = inner if isinstance(inner, Mapping) else fields
+    words = _of(fields, "words")
+    said = f"{_of(action, 'name')} {_of(action, 'target')}".strip() + _because(action)
+    return f"{said}: {words.rstrip('.')}" if words else said
+
+
 def _for(fields: Fields) -> str:
     seconds = fields.get("silent_s")
     return f": nothing was heard of it for {duration(seconds)}" if isinstance(seconds, int | float) else ""
@@ -311,6 +354,9 @@ SENTENCES: Final[Mapping[str, Callable[[Fields], str]]] = {
     "drill.ended": lambda fields: f"The drill ended: {_of(fields, 'name', 'fault', 'drill')}.",
     "settings.changed": _settings,
     "clock.jumped": _by,
-    "journal.dropped": lambda fields: f"{_of(fields, 'events')} events were lost, for the disk could not take them.",
+    "journal.dropped": lambda fields: (
+        "The journal lost events, for the disk could not take them: "
+        f"{_of(fields, 'events', otherwise='nobody counted how many')}."
+    ),
 }
 """The kinds of the journal that say something the record does not say itself."""

@@ -25,11 +25,11 @@ SLOWER_S: Final = 0.01
 """Added to a request, on the mean of all: what only began or has grown cold costs less."""
 
 REPLICA_LATE_S: Final = 5.0
+STORM_PER_S: Final = 10.0
+"""A pool opens a connection now and then, and some at once after a restart; not so many each second."""
+
 BUSY: Final = 0.9
 BUSY_USUALLY: Final = 0.75
-OPENED_MANY: Final = 15.0
-"""A second, by anybody. Each costs PostgreSQL a process, a few milliseconds of a processor."""
-
 OPENED_PER_REQUEST: Final = 0.25
 """Nodes keep theirs, and open next to none for a thousand requests."""
 
@@ -72,14 +72,18 @@ def connections(scene: Scene) -> Case:
             *_against(culprit),
             culprit=culprit,
         )
-    opened, asked = seen.high("database.opened") or 0.0, seen.harm.per_s
-    if opened >= OPENED_MANY and opened >= OPENED_PER_REQUEST * asked:
+    by_nodes, by_all = seen.typical("pool.opened") or 0.0, seen.typical("database.opened") or 0.0
+    if max(by_nodes, by_all) >= max(STORM_PER_S, OPENED_PER_REQUEST * seen.harm.per_s):
+        # To start processes takes the processors: everything takes longer, not only what waits for them.
         return replace(case, segments=IN_NODE).charged(
             0.95,
-            f"{amount(opened)} connections a second are opened to the server, for {amount(asked)} requests: it is busy "
-            f"with connecting ({amount(seen.high('database.cpu'))} cores), and has {amount(used)} of {amount(most)}.",
+            f"Connections are not kept: {amount(max(by_nodes, by_all))} a second are opened (usually "
+            f"{amount(seen.usual('database.opened'))}), {amount(by_nodes)} of them by nodes, for "
+            f"{amount(seen.harm.per_s)} requests. Each is a process for the server to start; it uses "
+            f"{amount(seen.high('database.cpu'))} cores, and has {amount(used)} of {amount(most)} connections.",
+            "Have whoever opens them keep them, and wait for one: nodes' pool does, unless it is switched off; others "
+            "may need a PgBouncer.",
             WHO_HOLDS,
-            "Have whoever opens them keep them: a pool, or PgBouncer before the server (docs/pgbouncer.md).",
             culprit=_holder(sight, used or 0.0),
         )
     size, usual_size = seen.typical("pool.size"), seen.usual("pool.size")

@@ -9,7 +9,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -39,6 +38,9 @@ MINUTES_OPEN: Final = 2
 LOAD_WITHIN_S: Final = 10.0
 POINTS_MAX: Final = 1000
 _ZERO: Final = 0.0
+_NO_WORK: Final = ("segment.admission", "segment.database_wait", "segment.network")
+"""To wait takes nothing of what is everybody's; nodes leave it out of what a tenant took, too."""
+
 _STEPS: Final = tuple(step_s for step_s in FLEET_RINGS if step_s > 1)
 
 
@@ -68,7 +70,6 @@ class Fleet:
         self.files = FleetFiles(directory)
         self.desk = Desk()
         self._tell = tell
-        self._stack = AsyncExitStack()
         # A second begins where it began on the wall clock when we started; `_shift` is what was set since.
         self._offset_s = wall_s() - monotonic_s()
         self._looked_offset_s = self._offset_s
@@ -82,6 +83,8 @@ class Fleet:
         self._new_users: dict[int, Users] = {}
         self._tenants: deque[tuple[int, dict[int, list[float]]]] = deque()
         self._another = asyncio.Event()
+        self.strange_users = 0
+        """How many accounts were told of whose number no account can have; they are in no count."""
         self.completed = 0
         """How many seconds were put together since it began."""
 
@@ -89,8 +92,6 @@ class Fleet:
         return f"<Fleet {len(self._past)} seconds, {len(self._silent)} silent nodes>"
 
     async def __aenter__(self) -> Self:
-        await self._stack.enter_async_context(self.desk)
-        self._stack.callback(self.files.close)
         now_s = self._clock_s()
         try:
             past, minutes = await self.desk.ask(lambda: self._load(now_s), LOAD_WITHIN_S)
@@ -106,7 +107,8 @@ class Fleet:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._write(nodes={}, longer=self._unfinished())
-        await self._stack.aclose()
+        self.desk.put(self.files.close)
+        await self.desk.close()
 
     # What comes in.
 
@@ -220,7 +222,10 @@ class Fleet:
         for number, tenants in self._tenants:
             if number >= first:
                 _add_up(sums, tenants)
-        everything_s = sum(total(point, "seconds") for _, point in self.recent(TENANTS_S))
+        everything_s = sum(
+            total(point, "seconds") - sum(total(point, segment) for segment in _NO_WORK)
+            for _, point in self.recent(TENANTS_S)
+        )
         largest = sorted(sums.items(), key=lambda item: item[1][1:], reverse=True)[:TENANTS_MAX]
         return [
             Tenant(
@@ -381,8 +386,9 @@ class Fleet:
             passed_over = found.seen.add(users.get("seen") or ())
             passed_over += found.failed.add(users.get("failed") or ())
             found.claim(users.get("claimed") or ())
-        if passed_over:
+        if passed_over and not self.strange_users:
             log.warning("fleet.strange_users", extra={"users": passed_over})
+        self.strange_users += passed_over
 
     def _note_tenants(self, tenants: Iterable[Iterable[Any]], number: int) -> None:
         while self._tenants and self._tenants[0][0] < number - TENANTS_S:

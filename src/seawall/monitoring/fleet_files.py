@@ -13,8 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Final, TypeVar
 from urllib.parse import quote
 
 from seawall.clock import monotonic_s, wall_s
@@ -119,8 +118,11 @@ class FleetFiles:
         Raises:
             OSError: the disk did not give it.
         """
-        ring = self._ring_of(node)
-        return [] if ring is None else ring.read(since_s, until_s, points_max=points_max, names=names)
+        ring = self._nodes.get(node)
+        if ring is not None:
+            return ring.read(since_s, until_s, points_max=points_max, names=names)
+        with self._new_ring(node) as ring:  # One that is gone, or was never there.
+            return ring.read(since_s, until_s, points_max=points_max, names=names)
 
     def close(self) -> None:
         """Let go of the files."""
@@ -130,11 +132,14 @@ class FleetFiles:
     def _ring_of(self, node: str) -> Ring | None:
         ring = self._nodes.get(node)
         if ring is None and 0 < len(node) <= NODE_NAME_MAX:
-            path = self.directory / "nodes" / f"{quote(node, safe='')}.ring"
-            ring = self._nodes[node] = Ring(path, step_s=1, slots=HOUR_S, is_exact=False)
+            ring = self._nodes[node] = self._new_ring(node)
             if len(self._nodes) > NODE_RINGS_MAX:
                 self._prune()
         return ring
+
+    def _new_ring(self, node: str) -> Ring:
+        path = self.directory / "nodes" / f"{quote(node[:NODE_NAME_MAX], safe='')}.ring"
+        return Ring(path, step_s=1, slots=HOUR_S, is_exact=False)
 
     def _append(self, ring: Ring, at_s: float, point: Point) -> None:
         self._try(ring.path, partial(ring.append, at_s, point))
@@ -188,12 +193,7 @@ class Desk:
     def __repr__(self) -> str:
         return f"<Desk {self.waiting} waiting, {self.turned_away} turned away>"
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def close(self) -> None:
         """Wait until all is written, for so long at the most."""
         deadline_s = monotonic_s() + CLOSE_WITHIN_S
         while self.waiting and monotonic_s() < deadline_s:

@@ -61,6 +61,7 @@ class Seconds:
         """Seconds nothing is known of: the keeper was stopped for longer than it can catch up with."""
         self._heard: dict[str, _Heard] = {}
         self._looked_s = now_s
+        self._was_late = False
         self._patient_until_s = now_s
 
     def __repr__(self) -> str:
@@ -80,8 +81,11 @@ class Seconds:
 
     def look(self, now_s: float) -> list[Second]:
         """Return the seconds that are complete, or have been waited for."""
-        if now_s - self._looked_s > 1.0:
+        is_late = now_s - self._looked_s > 1.0
+        if is_late and not self._was_late:
+            # Once: who is late each time has read what was said since the last time.
             self._patient_until_s = now_s + STRAGGLERS_S
+        self._was_late = is_late
         self._looked_s = now_s
         missed = floor(now_s) - self.next - WAITING_MAX
         if missed > 0:

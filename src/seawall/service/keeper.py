@@ -314,5 +314,4 @@ def tell_of_delivery(journal: Journal, delivery: Delivery) -> None:
 def fleet_snapshots(keeper: Keeper) -> Iterable[tuple[str, Snapshot]]:
     """Return the last snapshot of every node, and what only the keeper knows."""
     yield "keeper", {"seawall_nodes_expected": [number(keeper.nodes.count)]}
-    for name, summary in keeper.link.summaries().items():
-        yield name, summary["metrics"]
+    yield from keeper.link.metrics()

@@ -43,6 +43,9 @@ EAGER_S: Final = 30
 DIAGNOSED_EVERY_S: Final = (1, 5)
 """How often it is looked into: at first, and when an episode is older than `EAGER_S`."""
 
+SURE_LOOKS: Final = 3
+"""Something is done about a suspect that was the first in so many diagnoses in a row: the first seconds can mislead."""
+
 SAVED_EVERY_S: Final = 60
 """Alerts that are being watched are written down so often, and with each event."""
 
@@ -132,6 +135,7 @@ class Watch:
         self._usual: list[Point] = []
         self._diagnosis: Diagnosis | None = None
         self._diagnosed_s = 0.0
+        self._alike = 0
         self._admission = Admission()
         self._is_up = True
         self._saved_s = 0.0
@@ -170,7 +174,8 @@ class Watch:
         # When that second began.
         now_s = monotonic_s() - (wall_s() - at_s)
         self._look_at_database(point)
-        events = self._book.observe(at_s, point, now_s)
+        # It is noticed when it was looked at, and not when the second began that it is seen in.
+        events = [noticed(event, wall_s()) for event in self._book.observe(at_s, point, now_s)]
         for event in events:
             self._tell_of(event)
         is_on = bool(self._book.active)
@@ -228,7 +233,7 @@ class Watch:
     def _begin(self, episode: str, began_s: float) -> None:
         self._episode, self._onset_s = episode, began_s
         self._usual = [point for at_s, point in self.fleet.recent(900) if at_s < began_s - ONSET_S][-USUAL_S:]
-        self._diagnosis, self._diagnosed_s = None, 0.0
+        self._diagnosis, self._diagnosed_s, self._alike = None, 0.0, 0
 
     def _look_into(self, at_s: float) -> Diagnosis | None:
         """Return what is to be suspected, if it is time to look into it again."""
@@ -239,6 +244,7 @@ class Watch:
         self._diagnosed_s = at_s
         found = self.diagnosis_of(self._usual, self._onset_s, at_s)
         before, self._diagnosis = self._diagnosis, found
+        self._alike = self._alike + 1 if before is not None and before.suspect is found.suspect else 1
         if before is None or before.suspect is not found.suspect:
             self._journal.write(
                 "diagnosis",
@@ -271,7 +277,7 @@ class Watch:
             usual,
             now,
             self._database.sight if self._database is not None else None,
-            at_s=at_s,
+            at_s=wall_s(),
             tenants=self._tenants(),
             disk_trouble=self._disk.trouble,
         )
@@ -287,13 +293,16 @@ class Watch:
     async def _act(self, at_s: float, point: Point, diagnosis: Diagnosis | None, *, is_on: bool) -> list[Action]:
         """Do what there is to do, and return what was done, or has changed."""
         before = self._usual[-1] if self._usual else {}
-        admission = self._admission.look(at_s, point, before) if is_on or self._admission.action is not None else None
+        admission = (
+            self._admission.look(wall_s(), point, before) if is_on or self._admission.action is not None else None
+        )
         happened = [] if admission is None else [admission]
         if is_on or self._mitigation.lasts:
+            is_sure = is_on and self._alike >= SURE_LOOKS
             now = Now(
-                at_s=at_s,
+                at_s=wall_s(),
                 point=point,
-                diagnosis=(diagnosis or self._diagnosis) if is_on else None,
+                diagnosis=(diagnosis or self._diagnosis) if is_sure else None,
                 sight=self._database.sight if self._database is not None else None,
                 tenants=self._tenants(),
                 replicas=replica_ages_s(self._link.summaries().values()),
@@ -328,6 +337,12 @@ class Watch:
                 await alert_memory.keep(self._book, self._state)
         except (OSError, TimeoutError) as error:
             log.warning("watch.not_saved", extra={"error": repr(error)})
+
+
+def noticed(event: AlertEvent, at_s: float) -> AlertEvent:
+    """Return an event as of this moment."""
+    alert = replace(event.alert, fired_s=at_s) if event.fired else event.alert
+    return replace(event, at_s=at_s, alert=alert)
 
 
 def replica_ages_s(summaries: Iterable[Message]) -> dict[str, float]:

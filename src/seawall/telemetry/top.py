@@ -40,15 +40,15 @@ class TopTenants:
     def __repr__(self) -> str:
         return f"<TopTenants {len(self._counters)} counted>"
 
-    def add(self, tenant: int, work_s: float, refused: int) -> None:
-        """Count one request, which was refused once or not at all (1 or 0)."""
+    def add(self, tenant: int, requests: int, work_s: float, refused: int) -> None:
+        """Count some requests, so many of which were refused."""
         counter = self._counters.get(tenant)
         if counter is None:
             counter = self._counters[tenant] = _Counter(self._make_room(tenant))
-        counter.requests += 1
+        counter.requests += requests
         counter.refused += refused
         counter.work_s += work_s
-        counter.weight += work_s + REQUEST_S
+        counter.weight += work_s + REQUEST_S * requests
         self.total_s += work_s
 
     def _make_room(self, newcomer: int) -> float:
