@@ -30,6 +30,9 @@ STORM_PER_S: Final = 10.0
 
 BUSY: Final = 0.9
 BUSY_USUALLY: Final = 0.75
+OPENED_PER_REQUEST: Final = 0.25
+"""Nodes keep theirs, and open next to none for a thousand requests."""
+
 HELD_SHARE: Final = 0.2
 """Of the server's connections, that one program holds before it is named."""
 
@@ -53,6 +56,7 @@ def connections(scene: Scene) -> Case:
             versus("connections the server has", used, seen.usual("database.connections"), amount),
             f"connections it accepts: {amount(most)}{_of_role(sight)}",
             f"connections it refused to nodes: {amount(refused)}",
+            versus("connections opened a second", seen.high("database.opened"), seen.usual("database.opened"), amount),
             versus("part of a node's own connections in use", busy, seen.usual("pool.busy"), part),
         ),
         cleared=f"{amount(used)} of {amount(most)} connections of the server are in use, {amount(refused)} were "
@@ -68,22 +72,27 @@ def connections(scene: Scene) -> Case:
             *_against(culprit),
             culprit=culprit,
         )
-    opened_per_s = seen.typical("pool.opened")
-    if opened_per_s is not None and opened_per_s >= STORM_PER_S:
-        return case.charged(
-            0.85,
-            f"Connections are not kept: nodes open {amount(opened_per_s)} a second (usually "
-            f"{amount(seen.usual('pool.opened'))}), each of which is a process for the server to start; it has "
-            f"{amount(used)} of {amount(most)}.",
-            "Keep connections and let requests wait for them: the pool does, unless it is switched off.",
+    by_nodes, by_all = seen.typical("pool.opened") or 0.0, seen.typical("database.opened") or 0.0
+    if max(by_nodes, by_all) >= max(STORM_PER_S, OPENED_PER_REQUEST * seen.harm.per_s):
+        # To start processes takes the processors: everything takes longer, not only what waits for them.
+        return replace(case, segments=IN_NODE).charged(
+            0.95,
+            f"Connections are not kept: {amount(max(by_nodes, by_all))} a second are opened (usually "
+            f"{amount(seen.usual('database.opened'))}), {amount(by_nodes)} of them by nodes, for "
+            f"{amount(seen.harm.per_s)} requests. Each is a process for the server to start; it uses "
+            f"{amount(seen.high('database.cpu'))} cores, and has {amount(used)} of {amount(most)} connections.",
+            "Have whoever opens them keep them, and wait for one: nodes' pool does, unless it is switched off; others "
+            "may need a PgBouncer.",
             WHO_HOLDS,
+            culprit=_holder(sight, used or 0.0),
         )
     size, usual_size = seen.typical("pool.size"), seen.usual("pool.size")
     has_shrunk = size is not None and size < 0.7 * (usual_size or 0.0)
     without = (seen.high("pool.without_lease") or 0.0) >= 1
     is_busy = busy is not None and busy >= BUSY and (seen.usual("pool.busy") or 0.0) < BUSY_USUALLY
     is_flat = seen.harm.share(Segment.DATABASE) <= 0.3
-    if scene.was_down or not (without or has_shrunk or (is_busy and is_flat)):
+    # That there are fewer is nothing by itself: who needs few has few.
+    if scene.was_down or not (without or (is_busy and (is_flat or has_shrunk))):
         return case
     is_demand = seen.harm.per_s >= CROWD * (seen.harm.usual_per_s or 0.0) > 0
     return case.charged(
