@@ -19,9 +19,6 @@ EVERY_S: Final = 10
 REMEMBERED: Final = 2048
 """Of these means: the latest 5.7 hours. 0.4 MB for each signal."""
 
-NEAR: Final = 0.1
-"""What differs from the usual by less than this part is not called higher or lower."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signal:
@@ -95,7 +92,7 @@ class _Watched:
     def __init__(self, signal: Signal, *, shift_s: int) -> None:
         self.signal = signal
         self._shift_s = shift_s
-        self._detector = Detector(remembered=REMEMBERED, resolution=signal.matters / 4)
+        self._detector = Detector(remembered=REMEMBERED, resolution=signal.matters)
         self._stretch: int | None = None
         self._began_s = 0.0
         self._sum = 0.0
@@ -115,7 +112,8 @@ class _Watched:
 
     def _judge(self, mean: float, *, at_s: float) -> Alert | None:
         usual = self._detector.usual
-        if not self._detector.observe(datetime.fromtimestamp(self._began_s, tz=UTC), mean).is_alert:
+        is_alert = self._detector.observe(datetime.fromtimestamp(self._began_s, tz=UTC), mean).is_alert
+        if not is_alert or abs(mean - usual) < self.signal.matters:
             return None
         return Alert(
             name=f"signal:{self.signal.column}",
@@ -125,20 +123,8 @@ class _Watched:
             fired_s=at_s,
             observed=mean,
             threshold=usual,
-            reason=_reason(self.signal, mean, usual=usual),
+            reason=f"{self.signal.says} {_told(mean, self.signal.unit)}; {_told(usual, self.signal.unit)} is usual",
         )
-
-
-def _reason(signal: Signal, value: float, *, usual: float) -> str:
-    """Say what is unusual.
-
-    >>> _reason(SIGNALS[0], 0.25, usual=0.002)
-    "the disk's probe takes 0.25 s; 0.002 s is usual"
-    """
-    now, before = _told(value, signal.unit), _told(usual, signal.unit)
-    if now == before or abs(value - usual) < max(NEAR * abs(usual), signal.matters / 4):
-        return f"{signal.says} {now}, which is usual, but it moves in another way than before"
-    return f"{signal.says} {now}; {before} is usual"
 
 
 UNITS: Final[Mapping[str, tuple[float, str]]] = MappingProxyType(
@@ -147,7 +133,11 @@ UNITS: Final[Mapping[str, tuple[float, str]]] = MappingProxyType(
 
 
 def _told(value: float, unit: str) -> str:
-    """Return a number as one says it: with two digits that mean something."""
+    """Return a number as one says it: with two digits that mean something, or all before the point.
+
+    >>> _told(0.2512, "s"), _told(0.97, "parts"), _told(3 * 2**30, "bytes")
+    ('0.25 s', '97 %', '3,072 MiB')
+    """
     factor, name = UNITS[unit]
     number = value * factor
     return f"{number:,.0f}{name}" if abs(number) >= 100 else f"{number:.2g}{name}"
