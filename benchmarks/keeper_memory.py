@@ -2,7 +2,8 @@
 
 `python -m benchmarks.keeper_memory`: another process sends what 50 nodes would, over the keeper's real socket: whole
 summaries with metrics, points, users (100,000 accounts) and tenants (10,000). Time runs 8 times as fast, so that a
-quarter of an hour, which is what is remembered, takes two minutes; processor time is by the nodes' seconds. With `--seconds 0`: the files alone.
+quarter of an hour, which is what is remembered, takes two minutes; processor time is by the nodes' seconds.
+With `--seconds 0`: the files alone.
 """
 
 import argparse

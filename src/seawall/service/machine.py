@@ -18,7 +18,7 @@ def prepare_data_dir(data_dir: Path) -> None:
     """
     try:
         data_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
-        for name in ("run", "log"):
+        for name in ("run", "log", "journal", "monitoring", "incidents"):
             (data_dir / name).mkdir(mode=0o711 if name == "log" else 0o700, exist_ok=True)
     except OSError as error:
         raise Misconfigured(f"The data directory {data_dir} cannot be used: {error.strerror}.") from error

@@ -158,7 +158,8 @@ class Watch:
         """Look at each second as it is complete. Runs until cancelled."""
         self._seen = self.fleet.completed
         while True:
-            await self.fleet.another_second()
+            if self.fleet.completed == self._seen:
+                await self.fleet.another_second()
             self.fleet.note_keeper(self._measured())
             new = min(self.fleet.completed - self._seen, LOOKED_AT_S)
             self._seen = self.fleet.completed
