@@ -90,6 +90,7 @@ def test_what_is_found_after_the_recovery_explains_nothing_of_what_was_before() 
     incident = resolved(record.alert_ended(incident, alert(), RECOVERED_S), RESOLVED_S)
 
     assert incident.title.endswith("the database's connections were used up")
+    assert incident.diagnosed_s == kit.DIAGNOSED_S
 
 
 def test_bad_seconds_right_behind_the_end_of_the_alerts_belong_to_it() -> None:
