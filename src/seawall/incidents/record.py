@@ -196,7 +196,8 @@ class Incident:
         """The diagnosis that explains most, the first of equals; made while it lasted, if one was."""
         ended_s = math.inf if self.recovered_s is None else self.recovered_s
         made = [one for one in self.diagnoses if one.at_s <= ended_s] or self.diagnoses
-        return max(made, key=lambda one: (one.suspect is not None, one.share or 0.0, -one.at_s), default=None)
+        # Shares of much the same size are the same: the first name was found while it was at its worst.
+        return max(made, key=lambda one: (one.suspect is not None, round(one.share or 0.0, 1), -one.at_s), default=None)
 
     @property
     def title(self) -> str:
