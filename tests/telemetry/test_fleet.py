@@ -3,6 +3,7 @@
 import asyncio
 import random
 import signal
+import stat
 import sys
 import threading
 from collections.abc import Callable
@@ -127,6 +128,7 @@ async def test_the_past_is_found_again_by_who_comes_next(tmp_path: Path, clock: 
     assert [(at_s - START_S, point["reads.requests"]) for at_s, point in by_minute] == [(-20, 40), (40, 60)]
     assert [point for _, point in few] == [{"reads.requests": 10.0, "seconds": 10.0}] * 10
     assert len(node) == 100
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*") if path.is_file()} == {0o600}
 
 
 async def test_what_was_known_when_the_keeper_was_killed_is_put_together_with_what_comes(

@@ -4,15 +4,16 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from seawall.telemetry import users as module
 from seawall.telemetry.users import NUMBER_MAX, Bitmap, UserMinutes, Users
 
-some_numbers = st.sets(st.integers(0, 5000))
+some_numbers = st.sets(st.integers(0, 5000), max_size=30)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(one=some_numbers, other=some_numbers)
 def test_a_bitmap_is_a_set_of_numbers(one: set[int], other: set[int]) -> None:
     first, second = Bitmap(one), Bitmap([*other, *other])

@@ -146,7 +146,7 @@ DOWN: Final = replace(SIGHT, up=False, trouble=Trouble.REFUSED, last_trouble=Tro
 SILENT: Final = replace(DOWN, trouble=Trouble.SILENT, last_trouble=Trouble.SILENT, processes_live=True, answer_s=6.0)
 BACK: Final = replace(SIGHT, last_trouble=Trouble.STARTING, last_trouble_s=995.0)
 NO_NUMBERS: Final = dict.fromkeys(NAMES, math.nan)
-MANY: Final = tuple(Tenant(number=number, requests=20, work_s=0.1, refused=0) for number in range(2, 20))
+MANY: Final = tuple(Tenant(number=number, requests=110, work_s=1.0, refused=1) for number in range(2, 20))
 NARROW: Final = {"reads__segment__network": 12.0, "reads__seconds": 12.0}
 
 CASES: Final[Mapping[str, Given]] = {
@@ -169,6 +169,21 @@ CASES: Final[Mapping[str, Given]] = {
             ),
         ),
         says="83 of them idle in a transaction",
+    ),
+    "a connection is opened for each request": Given(
+        Layer.CONNECTIONS,
+        seconds(
+            reads__requests=25,
+            reads__seconds=28,
+            reads__segment__database=17,
+            reads__segment__database_wait=10,
+            database__opened=40,
+            database__connections=28,
+            database__cpu=0.75,
+            cpu__waited=0.78,
+            loop__lag_s=0.05,
+        ),
+        says="Connections are not kept: 40 a second",
     ),
     "nodes hold all of theirs while statements are as fast as ever": Given(
         Layer.CONNECTIONS,
@@ -275,8 +290,8 @@ CASES: Final[Mapping[str, Given]] = {
             reads__segment__database_wait=30,
             reads__seconds=35,
         ),
-        tenants=(Tenant(number=1, requests=1300, work_s=8, refused=1180), *MANY),
-        says="Account 1 makes 78%",
+        tenants=(Tenant(number=1, requests=13_000, work_s=80, refused=11_800), *MANY),
+        says="Account 1 makes 86%",
     ),
     "far more users than usual": Given(
         Layer.DEMAND,
@@ -290,6 +305,16 @@ CASES: Final[Mapping[str, Given]] = {
             reads__seconds=30,
         ),
         tenants=MANY,
+    ),
+    "many ask for too much, among them one that has asked for most so far": Given(
+        Layer.DEMAND,
+        seconds(reads__requests=500, reads__refused=400, gate__pace_per_s=100, reads__seconds=20, users__seen=4000),
+        tenants=(Tenant(number=1, requests=3_000, work_s=0.2, refused=0), *MANY),
+    ),
+    "nodes have few connections, for they need few": Given(
+        None,
+        seconds(pool__size=2, reads__requests=2, writes__requests=0, reads__failed=1),
+        before=[{**USUAL, "reads.requests": 2.0}] * 30,
     ),
     # Traps.
     "no connections left, while the network hiccups": Given(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from seawall.monitoring.seconds import FORGOTTEN_S, SILENT_S, STARTING_S, STRAGGLERS_S, WAITING_MAX, Seconds, silent
@@ -119,8 +119,9 @@ def test_a_keeper_that_was_stopped_for_long_goes_on_with_the_present() -> None:
     assert seconds.skipped == 4901 - WAITING_MAX
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    st.lists(st.tuples(st.sampled_from("abc"), st.floats(0.0, 2.5)), max_size=200),
+    st.lists(st.tuples(st.sampled_from("abc"), st.floats(0.0, 2.5)), max_size=60),
     st.lists(st.floats(0.01, 4.0), min_size=1, max_size=50),
 )
 def test_whatever_comes_when_it_counts_exactly_once(reports: list[tuple[str, float]], steps: list[float]) -> None:

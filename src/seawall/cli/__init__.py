@@ -4,6 +4,8 @@ import sys
 
 import click
 
+from seawall.cli.backtest import backtest
+from seawall.cli.diagnose import diagnose
 from seawall.cli.drill import drill
 from seawall.cli.gc import gc
 from seawall.cli.incidents import incidents
@@ -24,7 +26,21 @@ def seawall() -> None:
     """Cloud file storage that stays up when the crowd arrives."""
 
 
-for command in (up, node, migrate, status, user, drill, gc, scrub, notify, incidents, export):
+for command in (
+    up,
+    node,
+    migrate,
+    status,
+    user,
+    diagnose,
+    incidents,
+    notify,
+    export,
+    backtest,
+    drill,
+    gc,
+    scrub,
+):
     seawall.add_command(command)
 
 

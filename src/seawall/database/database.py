@@ -119,7 +119,8 @@ class Database:
         if len(self.servers) > 1:
             self._lender = self.balancer = Balancer(self.servers, application_name=application_name)
         if not settings.pooled:
-            self._lender = Unpooled(self.servers[0].endpoint, application_name=application_name)
+            first = self.servers[0]
+            self._lender = Unpooled(first.endpoint, application_name=application_name, counts=first.pool.counts)
         self.retries = RetryBudget()
         self._batchers: dict[Query, Batcher] = {}
         self._replica_batchers: dict[tuple[Query, Server], Batcher] = {}

@@ -354,6 +354,7 @@ SENTENCES: Final[Mapping[str, Callable[[Fields], str]]] = {
         "Another server of the database takes writes now: "
         f"{_of(fields, 'primary', 'to', 'server', otherwise='(unnamed)')}."
     ),
+    "signal.unusual": lambda fields: f"Unusual: {_of(fields, 'reason', otherwise='a signal').rstrip('.')}.",
     "mitigation.failed": lambda fields: (
         f"The service tried to act and could not: {_of(fields, 'name', 'action')} {_of(fields, 'target')}".rstrip()
         + f"{_because(fields)}."

@@ -25,8 +25,14 @@ SLOWER_S: Final = 0.01
 """Added to a request, on the mean of all: what only began or has grown cold costs less."""
 
 REPLICA_LATE_S: Final = 5.0
+STORM_PER_S: Final = 10.0
+"""A pool opens a connection now and then, and some at once after a restart; not so many each second."""
+
 BUSY: Final = 0.9
 BUSY_USUALLY: Final = 0.75
+OPENED_PER_REQUEST: Final = 0.25
+"""Nodes keep theirs, and open next to none for a thousand requests."""
+
 HELD_SHARE: Final = 0.2
 """Of the server's connections, that one program holds before it is named."""
 
@@ -50,6 +56,7 @@ def connections(scene: Scene) -> Case:
             versus("connections the server has", used, seen.usual("database.connections"), amount),
             f"connections it accepts: {amount(most)}{_of_role(sight)}",
             f"connections it refused to nodes: {amount(refused)}",
+            versus("connections opened a second", seen.high("database.opened"), seen.usual("database.opened"), amount),
             versus("part of a node's own connections in use", busy, seen.usual("pool.busy"), part),
         ),
         cleared=f"{amount(used)} of {amount(most)} connections of the server are in use, {amount(refused)} were "
@@ -65,12 +72,27 @@ def connections(scene: Scene) -> Case:
             *_against(culprit),
             culprit=culprit,
         )
+    by_nodes, by_all = seen.typical("pool.opened") or 0.0, seen.typical("database.opened") or 0.0
+    if max(by_nodes, by_all) >= max(STORM_PER_S, OPENED_PER_REQUEST * seen.harm.per_s):
+        # To start processes takes the processors: everything takes longer, not only what waits for them.
+        return replace(case, segments=IN_NODE).charged(
+            0.95,
+            f"Connections are not kept: {amount(max(by_nodes, by_all))} a second are opened (usually "
+            f"{amount(seen.usual('database.opened'))}), {amount(by_nodes)} of them by nodes, for "
+            f"{amount(seen.harm.per_s)} requests. Each is a process for the server to start; it uses "
+            f"{amount(seen.high('database.cpu'))} cores, and has {amount(used)} of {amount(most)} connections.",
+            "Have whoever opens them keep them, and wait for one: nodes' pool does, unless it is switched off; others "
+            "may need a PgBouncer.",
+            WHO_HOLDS,
+            culprit=_holder(sight, used or 0.0),
+        )
     size, usual_size = seen.typical("pool.size"), seen.usual("pool.size")
     has_shrunk = size is not None and size < 0.7 * (usual_size or 0.0)
     without = (seen.high("pool.without_lease") or 0.0) >= 1
     is_busy = busy is not None and busy >= BUSY and (seen.usual("pool.busy") or 0.0) < BUSY_USUALLY
     is_flat = seen.harm.share(Segment.DATABASE) <= 0.3
-    if scene.was_down or not (without or has_shrunk or (is_busy and is_flat)):
+    # That there are fewer is nothing by itself: who needs few has few.
+    if scene.was_down or not (without or (is_busy and (is_flat or has_shrunk))):
         return case
     is_demand = seen.harm.per_s >= CROWD * (seen.harm.usual_per_s or 0.0) > 0
     return case.charged(

@@ -90,7 +90,7 @@ class DatabaseProbe:
         self._postmaster: int | None = None
         self._other_way: Endpoint | None = None
         self._server: Mapping[str, Any] = {}
-        self._used: tuple[float, float] | None = None
+        self._grown: tuple[float, Mapping[str, float | None]] = (0.0, {})
         self._fell = False
 
     def __repr__(self) -> str:
@@ -208,7 +208,7 @@ class DatabaseProbe:
         is_near = host.startswith("/") or host in LOOPBACK
         self._postmaster = local_postgres.postmaster_of(connection.pid, role=self.endpoint.user) if is_near else None
         self._other_way = self._own_socket() if self._postmaster is not None else None
-        self._used = None
+        self._grown = (0.0, {})
 
     def _own_socket(self) -> Endpoint | None:
         """Return the server's own socket on this machine, where nodes reach it by another way."""
@@ -225,7 +225,7 @@ class DatabaseProbe:
             is_local=self._postmaster is not None,
             at_s=wall_s(),
             answer_s=monotonic_s() - began_s,
-            cores=self._cores(),
+            rates=self._rates(found),
         )
         self._unanswered_since_s = self._other_way_answers = None
         before = self._seen
@@ -271,16 +271,17 @@ class DatabaseProbe:
         if self._other_way is not None:
             self._other_way_answers = await answers(self._other_way, within_s=KNOCK_S)
 
-    def _cores(self) -> float | None:
-        """Return the processor time the server used since the last look, in cores."""
-        used_s = None if self._postmaster is None else local_postgres.used_s(self._postmaster)
-        if used_s is None:
-            return None
+    def _rates(self, found: Mapping[str, Any]) -> dict[str, float]:
+        """Return the columns that tell by how much something has grown since the last look, a second."""
         now_s = monotonic_s()
-        before, self._used = self._used, (now_s, used_s)
-        if before is None or now_s <= before[0]:
-            return None
-        return max(0.0, used_s - before[1]) / (now_s - before[0])
+        used_s = None if self._postmaster is None else local_postgres.used_s(self._postmaster)
+        now = {"database.cpu": used_s, "database.opened": found["opened_ever"]}
+        (before_s, before), self._grown = self._grown, (now_s, now)
+        return {
+            name: max(0.0, value - earlier) / (now_s - before_s)
+            for name, value in now.items()
+            if value is not None and (earlier := before.get(name)) is not None and now_s > before_s
+        }
 
 
 def sight_of(
@@ -290,7 +291,7 @@ def sight_of(
     is_local: bool,
     at_s: float,
     answer_s: float,
-    cores: float | None,
+    rates: Mapping[str, float],
 ) -> DatabaseSight:
     """Return what an answer means."""
     counts = {name: value or 0 for name, value in found["counts"].items()}
@@ -311,8 +312,6 @@ def sight_of(
         "database.idle_in_transaction_s": counts["idle_in_transaction_s"],
         "database.longest_statement_s": counts["longest_statement_s"],
     }
-    if cores is not None:
-        counted["database.cpu"] = cores
     if found["replicas"]:
         counted["database.replica_lag_s"] = max(lags, default=0.0)
     return DatabaseSight(
@@ -325,7 +324,7 @@ def sight_of(
         connections_max=server["connections_max"],
         role_connections=counts["role"],
         role_max=server["role_max"],
-        counted={name: float(value) for name, value in counted.items()},
+        counted={**{name: float(value) for name, value in counted.items()}, **rates},
         blockers=tuple(sorted(blockers, key=lambda one: one.blocks, reverse=True)),
         holders=tuple(Holder(**one) for one in found["holders"] or []),
         longest=tuple(_session(one, behind_whom) for one in found["longest"] or []),

@@ -54,6 +54,7 @@ waiters as materialized (
 )
 select jsonb_build_object(
     'in_recovery', pg_is_in_recovery(),
+    'opened_ever', (select d.sessions from pg_stat_database as d where d.datname = current_database()),
     'counts', (
         select jsonb_build_object(
             'connections', count(*) + 1,

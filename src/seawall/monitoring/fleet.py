@@ -268,6 +268,7 @@ class Fleet:
 
     def _load(self, now_s: float) -> tuple[list[tuple[int, Point]], dict[int, Users]]:
         """Read what was known before we started; a second that was not there stays so."""
+        self.files.prepare()
         found = self.files.read(now_s - REMEMBERED_S, int(now_s), now_s=now_s, points_max=REMEMBERED_S + 1, names=None)
         minute = int(now_s // 60)
         return (

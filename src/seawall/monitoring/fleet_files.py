@@ -39,8 +39,9 @@ PRUNE_S: Final = 600.0
 AGAIN_S: Final = 5.0
 """A ring that failed is left alone for so long."""
 
-WAITING_MAX: Final = 30
-"""So many seconds wait for the disk, 0.3 MiB each with 50 nodes; beyond, they are not in the rings, and counted."""
+WAITING_MAX: Final = 70
+"""So many seconds wait for the disk, 0.3 MiB each with 50 nodes: as many as are told of at once after the keeper itself
+was stopped, and some. Beyond, they are not in the rings, and counted."""
 
 CLOSE_WITHIN_S: Final = 5.0
 READ_WITHIN_S: Final = 10.0
@@ -76,6 +77,14 @@ class FleetFiles:
 
     def __repr__(self) -> str:
         return f"<FleetFiles {len(self._nodes)} nodes, {self.failed} failures>"
+
+    def prepare(self) -> None:
+        """Make the directory, for us alone.
+
+        Raises:
+            OSError: that cannot be; it is tried again with whatever is written.
+        """
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def write(self, page: Page) -> None:
         """Write what a second left behind; what the disk does not take is counted."""

@@ -31,6 +31,9 @@ USUAL_LEAST_PER_S: Final = 5.0
 NOT_OPENED: Final = 3
 TENANT_MUCH: Final = 0.5
 TENANT_MORE: Final = 0.25
+TENANTS_S: Final = 10.0
+"""What accounts asked for is told of so many seconds together (`fleet.top_tenants`)."""
+
 OTHERS_LEAST: Final = 2
 TURNED_AWAY_MUCH: Final = 0.02
 PRESSED_S: Final = 0.01
@@ -238,28 +241,30 @@ def tenant(scene: Scene) -> Case:
     """Does one account take what is for all?"""
     seen, harm = scene.seen, scene.seen.harm
     share, usual = seen.high("tenant.share"), seen.usual("tenant.share")
-    asked = sum(one.requests for one in scene.tenants)
+    # Only the largest are told of: the others' requests are in the fleet's.
+    asked = max(sum(one.requests for one in scene.tenants), harm.per_s * TENANTS_S)
+    refused = sum(one.refused for one in scene.tenants)
     first = max(scene.tenants, key=lambda one: one.requests, default=None)
     of_asked = first.requests / asked if first is not None and asked else 0.0
+    of_refused = first.refused / refused if first is not None and refused else 0.0
     case = Case(
         layer=Layer.TENANT,
         segments=IN_NODE | {Segment.ADMISSION},
         evidence=(
             versus("part of all work that the largest account takes", share, usual, part),
-            f"part of the requests that the one which asks most makes: {part(of_asked)}",
+            f"the one that asks most makes {part(of_asked)} of the requests, {part(of_refused)} of the refused ones",
             f"requests refused: {part(harm.refused)}, usually {part(harm.usual_refused)}",
         ),
         cleared=f"the largest account takes {part(share)} of the work (usually {part(usual)}), and the one that asks "
         f"most makes {part(of_asked)} of the requests",
     )
-    takes = max(share or 0.0, of_asked)
+    takes_more = (share or 0.0) >= (usual or 0.0) + TENANT_MORE
+    takes_much = max(share or 0.0, of_asked) >= TENANT_MUCH and (takes_more or of_refused >= TENANT_MUCH)
     others = sum(one.requests >= 1 for one in scene.tenants) - 1
-    has_grown = takes >= TENANT_MUCH and takes >= (usual or 0.0) + TENANT_MORE
-    if first is None or others < OTHERS_LEAST or not has_grown or not _is_pressed(scene):
+    if first is None or others < OTHERS_LEAST or not takes_much or not _is_pressed(scene):
         return case
     culprit = first if of_asked >= (share or 0.0) else max(scene.tenants, key=lambda one: one.work_s)
-    refused = sum(one.refused for one in scene.tenants)
-    own = f"; {part(culprit.refused / refused)} of all refusals are its own" if refused else ""
+    own = f"; {part(culprit.refused / refused)} of the refusals are its own" if refused else ""
     return case.charged(
         0.95,
         f"Account {culprit.number} makes {part(culprit.requests / asked if asked else None)} of the requests and takes "

@@ -33,6 +33,7 @@ from seawall.monitoring.mitigation import Mitigation
 from seawall.monitoring.objectives import objectives_of
 from seawall.monitoring.outbox import Delivery, Outbox
 from seawall.monitoring.posting import Poster
+from seawall.monitoring.signals import SignalWatch
 from seawall.objects.sweeper import Sweeper
 from seawall.scaling import LocalNodes, stop_strays
 from seawall.service.loops import Loop, keep_running, serve, watch_local_server
@@ -163,6 +164,7 @@ async def running_keeper(settings: Settings) -> AsyncIterator[Keeper]:
         watch = Watch(
             fleet=fleet,
             book=AlertBook(objectives),
+            signals=SignalWatch(),
             database=probe,
             disk=disk,
             mitigation=Mitigation(

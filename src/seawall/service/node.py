@@ -124,14 +124,15 @@ async def running_node(
             doorkeeper=doorkeeper,
             rehearsal=partial(hold, database, settings.drill_hold_s) if settings.drill_hold_s else None,
         )
-        metrics, second = RequestMetrics(), Second(doorkeeper, told_lag, slow_s_of(settings.objectives()))
+        metrics = RequestMetrics()
+        second = Second(doorkeeper, told_lag, metrics, slow_s_of(settings.objectives()))
         lines = None
         if settings.request_log:
             lines = await stack.enter_async_context(RequestLog(settings.data_dir / "log" / f"requests-{name}.jsonl"))
         server = HttpServer(
             door,
             settings.http(),
-            observe=observer(metrics, second, lines, doorkeeper),
+            observe=observer(second, lines, doorkeeper),
             admit=None if settings.drill_unprotected else doorkeeper.admit,
             request_id_header="x-amz-request-id",
         )
@@ -239,18 +240,14 @@ async def hold(database: Database, hold_s: float) -> None:
     await database.fetch(QUERIES["hold"], hold_s)
 
 
-def observer(
-    metrics: RequestMetrics, second: Second, lines: RequestLog | None, doorkeeper: Doorkeeper
-) -> Callable[[Exchange, float], None]:
+def observer(second: Second, lines: RequestLog | None, doorkeeper: Doorkeeper) -> Callable[[Exchange, float], None]:
     """Return what takes a request's ticket back, counts it and writes its line when it is over."""
 
     def observe(exchange: Exchange, duration_s: float) -> None:
         doorkeeper.leave(exchange)
         second.observe(exchange, duration_s)
-        operation = exchange.operation or "unknown"
-        received = exchange.body.received
-        metrics.observe(operation, exchange.status, duration_s, sent_bytes=exchange.sent_bytes, received_bytes=received)
         if lines is not None:
+            operation, received = exchange.operation or "unknown", exchange.body.received
             account = f',"account":{exchange.account}' if exchange.account is not None else ""
             error = f',"error":"{exchange.error}"' if exchange.error else ""
             lines.add(

@@ -17,6 +17,7 @@ from seawall.s3 import Doorkeeper
 from seawall.s3.operations import group_of
 from seawall.telemetry.host import Host
 from seawall.telemetry.loop_lag import LoopLag
+from seawall.telemetry.metrics import RequestMetrics
 from seawall.telemetry.minute_users import MinuteUsers
 from seawall.telemetry.seconds import Outcome, SecondCounts
 from seawall.telemetry.segments import Segment
@@ -33,7 +34,7 @@ DRAINED_FROM_BYTES: Final = 64 * 1024
 DRAINS_MAX: Final = 1_000
 """So many of them are looked at in a second."""
 
-COUNTED_AT_ONCE: Final = 64
+COUNTED_AT_ONCE: Final = 16
 """So many requests are counted together: one after the other it takes half as long as each between other things."""
 
 _NETWORK, _ADMISSION, _WAIT = int(Segment.NETWORK), int(Segment.ADMISSION), int(Segment.DATABASE_WAIT)
@@ -42,8 +43,11 @@ _NETWORK, _ADMISSION, _WAIT = int(Segment.NETWORK), int(Segment.ADMISSION), int(
 class Second:
     """State: what was counted, and how all counters of the node's parts stood when a second was taken last."""
 
-    def __init__(self, doorkeeper: Doorkeeper, lag: LoopLag, slow_s: Mapping[str, float]) -> None:
+    def __init__(
+        self, doorkeeper: Doorkeeper, lag: LoopLag, metrics: RequestMetrics, slow_s: Mapping[str, float]
+    ) -> None:
         self.counts = SecondCounts(slow_s)
+        self._metrics = metrics
         self.users = MinuteUsers(wall_s())
         self.lag_s = 0.0
         """The greatest lag of the event loop in the second that was taken last."""
@@ -64,18 +68,26 @@ class Second:
         """Count one request that has ended, soon."""
         self._ended.append((exchange, duration_s))
         if len(self._ended) >= COUNTED_AT_ONCE:
-            self._count()
+            self.count()
 
-    def _count(self) -> None:
-        """Count those that have ended."""
+    def count(self) -> None:
+        """Count those that have ended until now."""
         ended, self._ended = self._ended, []
-        observe = self.counts.observe
+        observe, note = self.counts.observe, self._metrics.observe
         work: dict[int, tuple[int, float, int]] = {}
         for exchange, duration_s in ended:
             sums_s, outcome, account = exchange.stopwatch.sums_s, exchange.outcome, exchange.account
-            sent_bytes, refused = exchange.sent_bytes, 0
-            group = group_of(exchange.operation, exchange.method)
-            if observe(group, outcome, duration_s, sums_s, sent_bytes + exchange.body.received):
+            operation, sent_bytes, received_bytes = exchange.operation, exchange.sent_bytes, exchange.body.received
+            refused = 0
+            note(
+                operation or "unknown",
+                exchange.status,
+                duration_s,
+                sent_bytes=sent_bytes,
+                received_bytes=received_bytes,
+            )
+            group = group_of(operation, exchange.method)
+            if observe(group, outcome, duration_s, sums_s, sent_bytes + received_bytes):
                 account, refused = self._note_failure(exchange), int(outcome is Outcome.REFUSED)
             if account is not None:
                 requests, work_s, refusals = work.get(account) or (0, 0.0, 0)
@@ -96,7 +108,7 @@ class Second:
 
     def take(self, node: "Node") -> dict[str, Any]:
         """Return the second that has passed since this was asked last: its point, its users, its largest tenants."""
-        self._count()
+        self.count()
         now_s = monotonic_s()
         tenants, share = self._tenants.take()
         users = self.users.take(wall_s())

@@ -25,6 +25,7 @@ STARTED_S: Final = started_s()
 
 def node_snapshot(node: "Node") -> dict[str, Any]:
     """Return where every metric of a node stands."""
+    node.second.count()
     server = node.server
     usage = resource.getrusage(resource.RUSAGE_SELF)
     virtual_pages, resident_pages = map(int, Path("/proc/self/statm").read_text().split()[:2])

@@ -23,7 +23,8 @@ from seawall.monitoring.disk_probe import DiskProbe
 from seawall.monitoring.fleet import Fleet
 from seawall.monitoring.mitigation import Happened, Mitigation, Now
 from seawall.monitoring.outbox import Outbox
-from seawall.monitoring.things import Action, Diagnosis
+from seawall.monitoring.signals import SignalWatch
+from seawall.monitoring.things import Action, Alert, Diagnosis
 from seawall.telemetry.journal import Event, Journal
 from seawall.telemetry.link import Link, Message
 from seawall.telemetry.points import Point, total
@@ -43,6 +44,9 @@ EAGER_S: Final = 30
 DIAGNOSED_EVERY_S: Final = (1, 5)
 """How often it is looked into: at first, and when an episode is older than `EAGER_S`."""
 
+SURE_LOOKS: Final = 3
+"""Something is done about a suspect that was the first in so many diagnoses in a row: the first seconds can mislead."""
+
 SAVED_EVERY_S: Final = 60
 """Alerts that are being watched are written down so often, and with each event."""
 
@@ -51,8 +55,6 @@ ADMISSION_OVER_S: Final = 5
 """What the gate does counts as one action, and as over when it has let everybody in for so long."""
 
 SAVED_WITHIN_S: Final = 2.0
-
-EVENTS_OF_INCIDENTS: Final = ("alert.", "diagnosis", "mitigation.", "incident.")
 
 
 @dataclass(slots=True)
@@ -92,6 +94,7 @@ class Watch:
     Args:
         fleet: the seconds.
         book: the alerts; what it must not forget is in `state`.
+        signals: what nobody has promised anything of.
         database: the keeper's own look at the database; None where there is none.
         disk: its look at the disk.
         mitigation: what acts.
@@ -107,6 +110,7 @@ class Watch:
         *,
         fleet: Fleet,
         book: AlertBook,
+        signals: SignalWatch,
         database: DatabaseProbe | None,
         disk: DiskProbe,
         mitigation: Mitigation,
@@ -119,6 +123,7 @@ class Watch:
         self.fleet = fleet
         self.desk = desk
         self._book = book
+        self._signals = signals
         self._database = database
         self._disk = disk
         self._mitigation = mitigation
@@ -132,6 +137,7 @@ class Watch:
         self._usual: list[Point] = []
         self._diagnosis: Diagnosis | None = None
         self._diagnosed_s = 0.0
+        self._alike = 0
         self._admission = Admission()
         self._is_up = True
         self._saved_s = 0.0
@@ -170,9 +176,12 @@ class Watch:
         # When that second began.
         now_s = monotonic_s() - (wall_s() - at_s)
         self._look_at_database(point)
-        events = self._book.observe(at_s, point, now_s)
+        # It is noticed when it was looked at, and not when the second began that it is seen in.
+        events = [noticed(event, wall_s()) for event in self._book.observe(at_s, point, now_s)]
         for event in events:
             self._tell_of(event)
+        for alert in self._signals.observe(at_s, point):
+            self._tell_of_signal(alert)
         is_on = bool(self._book.active)
         if is_on and self._book.episode is not None and self._book.episode.name != self._episode:
             self._begin(self._book.episode.name, self._book.episode.began_s)
@@ -207,6 +216,13 @@ class Watch:
         )
         log.warning(kind, extra={"alert": alert.name, "rule": alert.rule, "reason": alert.reason})
 
+    def _tell_of_signal(self, alert: Alert) -> None:
+        """Write down what became unusual, and what would be suspected. It is no incident: unusual need not be wrong."""
+        found = self.diagnose_now()
+        suspect = found.suspect.value if found.suspect is not None else "unknown"
+        self._journal.write("signal.unusual", alert=alert.name, reason=alert.reason, suspect=suspect)
+        log.warning("signal.unusual", extra={"alert": alert.name, "reason": alert.reason, "suspect": suspect})
+
     def _look_at_database(self, point: Point) -> None:
         is_up = point.get("database.up")
         if is_up is None or bool(is_up) == self._is_up or self._database is None:
@@ -220,7 +236,7 @@ class Watch:
             self._journal.write(
                 "database.down",
                 server=self._database.endpoint.name,
-                why=sight.words or (trouble.value if trouble is not None else ""),
+                reason=sight.words or (trouble.value if trouble is not None else ""),
             )
 
     # Diagnosis.
@@ -228,7 +244,7 @@ class Watch:
     def _begin(self, episode: str, began_s: float) -> None:
         self._episode, self._onset_s = episode, began_s
         self._usual = [point for at_s, point in self.fleet.recent(900) if at_s < began_s - ONSET_S][-USUAL_S:]
-        self._diagnosis, self._diagnosed_s = None, 0.0
+        self._diagnosis, self._diagnosed_s, self._alike = None, 0.0, 0
 
     def _look_into(self, at_s: float) -> Diagnosis | None:
         """Return what is to be suspected, if it is time to look into it again."""
@@ -239,6 +255,7 @@ class Watch:
         self._diagnosed_s = at_s
         found = self.diagnosis_of(self._usual, self._onset_s, at_s)
         before, self._diagnosis = self._diagnosis, found
+        self._alike = self._alike + 1 if before is not None and before.suspect is found.suspect else 1
         if before is None or before.suspect is not found.suspect:
             self._journal.write(
                 "diagnosis",
@@ -271,7 +288,7 @@ class Watch:
             usual,
             now,
             self._database.sight if self._database is not None else None,
-            at_s=at_s,
+            at_s=wall_s(),
             tenants=self._tenants(),
             disk_trouble=self._disk.trouble,
         )
@@ -287,13 +304,16 @@ class Watch:
     async def _act(self, at_s: float, point: Point, diagnosis: Diagnosis | None, *, is_on: bool) -> list[Action]:
         """Do what there is to do, and return what was done, or has changed."""
         before = self._usual[-1] if self._usual else {}
-        admission = self._admission.look(at_s, point, before) if is_on or self._admission.action is not None else None
+        admission = (
+            self._admission.look(wall_s(), point, before) if is_on or self._admission.action is not None else None
+        )
         happened = [] if admission is None else [admission]
         if is_on or self._mitigation.lasts:
+            is_sure = is_on and self._alike >= SURE_LOOKS
             now = Now(
-                at_s=at_s,
+                at_s=wall_s(),
                 point=point,
-                diagnosis=(diagnosis or self._diagnosis) if is_on else None,
+                diagnosis=(diagnosis or self._diagnosis) if is_sure else None,
                 sight=self._database.sight if self._database is not None else None,
                 tenants=self._tenants(),
                 replicas=replica_ages_s(self._link.summaries().values()),
@@ -319,7 +339,7 @@ class Watch:
         found = [event for event in self._journal.events(self._journaled_s) if event.sequence > self._journaled]
         if found:
             self._journaled, self._journaled_s = found[-1].sequence, min(event.at_s for event in found)
-        return [event for event in found if not event.kind.startswith(EVENTS_OF_INCIDENTS)]
+        return found
 
     async def _save(self) -> None:
         """Write down what alerts must not forget. A disk that does not take it is no reason to stop watching."""
@@ -328,6 +348,12 @@ class Watch:
                 await alert_memory.keep(self._book, self._state)
         except (OSError, TimeoutError) as error:
             log.warning("watch.not_saved", extra={"error": repr(error)})
+
+
+def noticed(event: AlertEvent, at_s: float) -> AlertEvent:
+    """Return an event as of this moment."""
+    alert = replace(event.alert, fired_s=at_s) if event.fired else event.alert
+    return replace(event, at_s=at_s, alert=alert)
 
 
 def replica_ages_s(summaries: Iterable[Message]) -> dict[str, float]:

@@ -133,6 +133,7 @@ COLUMNS: Final[tuple[Column, ...]] = (
     _gauge("database.idle_in_transaction_s", "How long the longest of them has been."),
     _gauge("database.longest_statement_s", "How long the statement that has run longest has run."),
     _gauge("database.cpu", "Processor time PostgreSQL used, in cores, where it runs on this machine."),
+    _gauge("database.opened", "Connections to it that anybody opened, a second."),
     _gauge("database.replica_lag_s", "How late what the latest replica shows is, as the primary sees it."),
     _gauge("database.disk_free_bytes", "Free space where PostgreSQL has its data, if on this machine.", **_LEAST),
     Column(name="seconds", meaning="How many seconds this tells of; sums divided by it are rates.", nodes=Merge.MOST),

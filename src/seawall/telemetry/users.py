@@ -164,6 +164,8 @@ class UserMinutes:
     def add(self, minute: int, users: Users) -> None:
         """Add users to a minute. `flush` writes them; what the disk does not take then stays here."""
         waiting = self._unwritten.get(minute)
+        if not users:
+            return
         if waiting is None:
             self._unwritten[minute] = users
         else:

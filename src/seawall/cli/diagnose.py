@@ -1,0 +1,41 @@
+"""`seawall diagnose`: what is different now from what is usual, incident or not."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import click
+
+from seawall.cli.options import data_dir_option, json_option
+from seawall.monitoring.things import Diagnosis
+from seawall.settings import read_settings
+from seawall.telemetry.link import ask
+
+
+@click.command()
+@data_dir_option
+@json_option
+def diagnose(data_dir: Path | None, *, as_json: bool) -> None:
+    """Compare the last ten seconds with what was usual before, and say whom to suspect, and who is innocent.
+
+    While an incident goes on, usual is what was before it. Exit code 0 if nobody is suspected, 1 if somebody is, 2 if
+    no service runs.
+    """
+    answer = asyncio.run(ask(read_settings({"data_dir": data_dir}).socket_path(), "diagnose"))
+    if as_json:
+        click.echo(json.dumps(answer, indent=2))
+    else:
+        click.echo(told(Diagnosis.from_json(answer)))
+    raise SystemExit(0 if answer["suspect"] is None else 1)
+
+
+def told(diagnosis: Diagnosis) -> str:
+    """Return a diagnosis as people read it."""
+    suspect = "nobody" if diagnosis.suspect is None else diagnosis.suspect.value
+    share = "" if diagnosis.share is None else f" ({diagnosis.share:.0%} of what was added)"
+    lines = [f"Suspect: {suspect}{share}", diagnosis.mechanism]
+    for head, items in (("Evidence", diagnosis.evidence), ("What to do", diagnosis.advice)):
+        if items and diagnosis.suspect is not None:
+            lines += ["", head, *(f"  - {item}" for item in items)]
+    lines += ["", "Ruled out", *(f"  - {one.layer.value}: {one.reason}" for one in diagnosis.ruled_out)]
+    return "\n".join(lines)
