@@ -83,6 +83,15 @@ def test_the_best_diagnosis_is_the_one_that_explains_most_and_when_it_was_first_
     assert incident.diagnosed_s == DETECTED_S + 5
 
 
+def test_of_two_that_explain_as_much_the_first_is_believed() -> None:
+    incident = diagnosed(an_incident(), diagnosis(Layer.DATABASE, share=0.96))
+
+    incident = diagnosed(incident, diagnosis(Layer.PROCESSOR, at_s=RECOVERED_S, share=1.0))
+
+    assert incident.best is not None
+    assert incident.best.suspect is Layer.DATABASE
+
+
 def test_what_is_found_after_the_recovery_explains_nothing_of_what_was_before() -> None:
     incident = diagnosed(an_incident(), diagnosis(share=0.6))
     incident = diagnosed(incident, diagnosis(Layer.PROCESSOR, at_s=RECOVERED_S + 9, share=1.0))
@@ -90,6 +99,7 @@ def test_what_is_found_after_the_recovery_explains_nothing_of_what_was_before() 
     incident = resolved(record.alert_ended(incident, alert(), RECOVERED_S), RESOLVED_S)
 
     assert incident.title.endswith("the database's connections were used up")
+    assert incident.diagnosed_s == kit.DIAGNOSED_S
 
 
 def test_bad_seconds_right_behind_the_end_of_the_alerts_belong_to_it() -> None:

@@ -196,7 +196,8 @@ class Incident:
         """The diagnosis that explains most, the first of equals; made while it lasted, if one was."""
         ended_s = math.inf if self.recovered_s is None else self.recovered_s
         made = [one for one in self.diagnoses if one.at_s <= ended_s] or self.diagnoses
-        return max(made, key=lambda one: (one.suspect is not None, one.share or 0.0, -one.at_s), default=None)
+        # Shares of much the same size are the same: the first name was found while it was at its worst.
+        return max(made, key=lambda one: (one.suspect is not None, round(one.share or 0.0, 1), -one.at_s), default=None)
 
     @property
     def title(self) -> str:
@@ -305,16 +306,10 @@ def alert_ended(incident: Incident, alert: Alert, ended_s: float) -> Incident:
 
 def resolved(incident: Incident, now_s: float) -> Incident:
     """Return the incident closed: it recovered when the trouble of its last alert ended."""
-    alerts = tuple(
-        raised if raised.ended_s is not None else replace(raised, ended_s=now_s) for raised in incident.alerts
-    )
-    return replace(
-        incident,
-        status=Status.RESOLVED,
-        alerts=alerts,
-        recovered_s=max([incident.began_s, *(raised.ended_s or now_s for raised in alerts)]),
-        resolved_s=now_s,
-    )
+    alerts = tuple(replace(one, ended_s=now_s) if one.ended_s is None else one for one in incident.alerts)
+    recovered_s = max([incident.began_s, *(one.ended_s or now_s for one in alerts)])
+    # What was found afterwards counts no more.
+    return _named(replace(incident, status=Status.RESOLVED, alerts=alerts, recovered_s=recovered_s, resolved_s=now_s))
 
 
 def _is_same(one: Alert, other: Alert) -> bool:
@@ -340,12 +335,16 @@ def diagnosed(incident: Incident, diagnosis: Diagnosis) -> Incident:
             return incident
     # The first ones stay: when it was diagnosed is read off them.
     kept = (*known[: DIAGNOSES_MAX // 2], *known[DIAGNOSES_MAX // 2 :][-(DIAGNOSES_MAX // 2 - 1) :], diagnosis)
-    changed = replace(incident, diagnoses=kept)
-    best = changed.best
+    return _named(replace(incident, diagnoses=kept))
+
+
+def _named(incident: Incident) -> Incident:
+    """Return the incident with when its best suspect was named first."""
+    best = incident.best
     if best is None or best.suspect is None:
-        return changed
-    named_s = min(one.at_s for one in kept if one.suspect is best.suspect)
-    return replace(changed, diagnosed_s=max(named_s, changed.detected_s))
+        return incident
+    named_s = min(one.at_s for one in incident.diagnoses if one.suspect is best.suspect)
+    return replace(incident, diagnosed_s=max(named_s, incident.detected_s))
 
 
 def acted(incident: Incident, action: Action) -> Incident:
