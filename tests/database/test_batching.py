@@ -539,11 +539,13 @@ async def test_a_backend_that_is_killed_fails_its_batch_and_the_next_one_works(
     database: Database, local_server: Any
 ) -> None:
     failing = [asyncio.create_task(database.read(SLOW, 1)) for _ in range(3)]
-    await asyncio.sleep(0.2)
     superuser = await asyncpg.connect(**local_server.superuser.connect_arguments())
-    await superuser.execute(
-        "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'tests of batching'"
-    )
+    async with asyncio.timeout(5):
+        while not await superuser.fetchval(
+            "select count(pg_terminate_backend(pid)) from pg_stat_activity "
+            "where application_name = 'tests of batching' and state = 'active'"
+        ):
+            await asyncio.sleep(0.01)
     await superuser.close()
 
     outcomes = await asyncio.gather(*failing, return_exceptions=True)

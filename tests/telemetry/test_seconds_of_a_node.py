@@ -92,7 +92,8 @@ class Heard:
 
 @asynccontextmanager
 async def heard_node(endpoint: Endpoint, data_dir: Path, **settings: Any) -> AsyncIterator[Heard]:
-    chosen = Settings(data_dir=data_dir, request_log=False, reserve_bytes=0, drain_s=2.0, **settings)
+    # The client is a thread of this process: the loop may be late without anybody being asked for too much.
+    chosen = Settings(data_dir=data_dir, request_log=False, reserve_bytes=0, drain_s=2.0, queue_s=60.0, **settings)
 
     async def nothing(_: Message) -> Message:
         return {}
