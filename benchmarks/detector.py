@@ -5,7 +5,8 @@ files of the public benchmark with a `windows.json` beside them. The scoring is 
 (`detector_scoring`): 0 is no detection at all, 100 is perfect. For comparison, the schedule that alarms once each
 window's width, whatever happens, and what three simple detectors get with the threshold that suits them best here.
 
-    python -m benchmarks.detector [--seeds 4] [--first-seed 0] [--files DIRECTORY] [--chart FILE.svg]
+    python -m benchmarks.detector [--seeds 4] [--first-seed 0] [--files DIRECTORY]
+    python -m benchmarks.detector --chart FILE.svg --csv FILE.csv
 """
 
 import argparse
@@ -174,11 +175,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=4, help="series of each kind")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--files", type=Path, help="a directory with files of the public benchmark and windows.json")
-    parser.add_argument("--chart", type=Path, help="write the chart of docs/detector.md, and its series beside it")
+    parser.add_argument("--chart", type=Path, help="write the chart of docs/detector.md, instead")
+    parser.add_argument("--csv", type=Path, help="write the series of that chart, instead")
     asked = parser.parse_args()
-    if asked.chart is not None:
+    if asked.chart is not None or asked.csv is not None:
         series = make("requests_by_day", 6)
-        asked.chart.write_text(chart(series, verdicts(series)))
+        if asked.chart is not None:
+            asked.chart.write_text(chart(series, verdicts(series)))
+        if asked.csv is not None:
+            rows = zip(series.times, series.values, strict=True)
+            asked.csv.write_text("timestamp,value\n" + "".join(f"{moment},{value:g}\n" for moment, value in rows))
         return
     with ProcessPoolExecutor(2) as pool:
         seeds = range(asked.first_seed, asked.first_seed + asked.seeds)
