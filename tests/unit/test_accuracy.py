@@ -1,10 +1,8 @@
 """What is counted of rehearsals: whom the keeper suspected when it was asked, and what it said by itself."""
 
-import json
-from pathlib import Path
-
-from seawall.drills.accuracy import Trial, as_json, events_in, is_good, markdown, trial_of
+from seawall.drills.accuracy import Trial, as_json, is_good, markdown, trial_of
 from seawall.drills.faults import Fault, fault_named
+from seawall.telemetry.journal import Event
 
 
 def fault(name: str) -> Fault:
@@ -16,10 +14,10 @@ def fault(name: str) -> Fault:
 
 def test_what_was_said_counts_from_the_moment_it_was_broken() -> None:
     events = [
-        {"at_s": 90.0, "kind": "alert.fired", "fields": {}},
-        {"at_s": 103.0, "kind": "alert.fired", "fields": {}},
-        {"at_s": 104.5, "kind": "diagnosis", "fields": {"suspect": "disk"}},
-        {"at_s": 107.0, "kind": "diagnosis", "fields": {"suspect": "locks"}},
+        Event(90.0, "alert.fired", {}),
+        Event(103.0, "alert.fired", {}),
+        Event(104.5, "diagnosis", {"suspect": "disk"}),
+        Event(107.0, "diagnosis", {"suspect": "locks"}),
     ]
 
     trial = trial_of(fault("blocking-lock"), {"suspect": "locks", "mechanism": "…"}, events, broken_s=100.0)
@@ -57,10 +55,3 @@ def test_nine_in_ten_have_to_be_right_and_no_trap_be_taken() -> None:
     assert not is_good([*right, trapped])
     assert not is_good([])
     assert as_json([wrong])[0]["right"] is False
-
-
-def test_a_line_that_is_only_half_there_is_not_read(tmp_path: Path) -> None:
-    event = {"at_s": 1.0, "kind": "alert.fired", "fields": {}}
-    (tmp_path / "journal-000001.jsonl").write_text(f'{json.dumps(event)}\nnot json\n{{"at_s": 2')
-
-    assert [*events_in(tmp_path)] == [event]

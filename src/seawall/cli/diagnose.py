@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from seawall.cli.options import data_dir_option, json_option
+from seawall.monitoring.diagnosis import as_text
 from seawall.monitoring.things import Diagnosis
 from seawall.settings import read_settings
 from seawall.telemetry.link import ask
@@ -25,17 +26,5 @@ def diagnose(data_dir: Path | None, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(answer, indent=2))
     else:
-        click.echo(told(Diagnosis.from_json(answer)))
+        click.echo(as_text(Diagnosis.from_json(answer)))
     raise SystemExit(0 if answer["suspect"] is None else 1)
-
-
-def told(diagnosis: Diagnosis) -> str:
-    """Return a diagnosis as people read it."""
-    suspect = "nobody" if diagnosis.suspect is None else diagnosis.suspect.value
-    share = "" if diagnosis.share is None else f" ({diagnosis.share:.0%} of what was added)"
-    lines = [f"Suspect: {suspect}{share}", diagnosis.mechanism]
-    for head, items in (("Evidence", diagnosis.evidence), ("What to do", diagnosis.advice)):
-        if items and diagnosis.suspect is not None:
-            lines += ["", head, *(f"  - {item}" for item in items)]
-    lines += ["", "Ruled out", *(f"  - {one.layer.value}: {one.reason}" for one in diagnosis.ruled_out)]
-    return "\n".join(lines)

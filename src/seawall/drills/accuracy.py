@@ -6,11 +6,9 @@ answer when asked is there for all of them.
 """
 
 import asyncio
-import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
@@ -21,6 +19,7 @@ from seawall.drills.instance import Instance, InstanceFailed
 from seawall.drills.rehearsal import SECONDS, WHOLE_MAX_S, CannotRehearse, rehearse
 from seawall.errors import SeawallError
 from seawall.monitoring.things import Layer
+from seawall.telemetry.journal import Event, read_events
 from seawall.telemetry.link import ask
 
 ASKED_AFTER_S: Final = 8.0
@@ -99,7 +98,7 @@ class _Heard:
     def __init__(self) -> None:
         self.broken_s = 0.0
         self.answer: dict[str, Any] | None = None
-        self.events: list[dict[str, Any]] = []
+        self.events: list[Event] = []
 
     async def listen(self, instance: Instance) -> None:
         """Ask it some seconds into the fault, and then look what it has written down by itself."""
@@ -108,35 +107,24 @@ class _Heard:
         try:
             self.answer = await ask(instance.data_dir / "run" / "keeper.sock", "diagnose")
         finally:
-            self.events = await asyncio.to_thread(lambda: [*events_in(instance.data_dir / "journal")])
-
-
-def events_in(directory: Path) -> Iterator[dict[str, Any]]:
-    """Yield the events of a journal. The last line may be only half there yet."""
-    for file in sorted(directory.glob("*.jsonl")):
-        for line in file.read_text(errors="replace").splitlines(keepends=True):
-            if line.endswith("\n"):
-                try:
-                    yield json.loads(line)
-                except ValueError:
-                    continue
+            self.events = await asyncio.to_thread(lambda: [*read_events(instance.data_dir / "journal")])
 
 
 # Decisions.
 
 
-def trial_of(fault: Fault, answer: dict[str, Any], events: Iterable[dict[str, Any]], *, broken_s: float) -> Trial:
+def trial_of(fault: Fault, answer: dict[str, Any], events: Iterable[Event], *, broken_s: float) -> Trial:
     """Return what was said, in time of the fault."""
-    since = [event for event in events if event["at_s"] >= broken_s]
-    alert = next((event for event in since if event["kind"] == "alert.fired"), None)
-    diagnosis = next((event for event in since if event["kind"] == "diagnosis"), None)
+    since = [event for event in events if event.at_s >= broken_s]
+    alert = next((event for event in since if event.kind == "alert.fired"), None)
+    diagnosis = next((event for event in since if event.kind == "diagnosis"), None)
     return Trial(
         fault=fault,
         asked=answer["suspect"] or UNKNOWN,
         mechanism=answer["mechanism"],
-        alerted_s=None if alert is None else alert["at_s"] - broken_s,
-        told=None if diagnosis is None else diagnosis["fields"].get("suspect") or UNKNOWN,
-        told_s=None if diagnosis is None else diagnosis["at_s"] - broken_s,
+        alerted_s=None if alert is None else alert.at_s - broken_s,
+        told=None if diagnosis is None else diagnosis.fields.get("suspect") or UNKNOWN,
+        told_s=None if diagnosis is None else diagnosis.at_s - broken_s,
     )
 
 

@@ -152,7 +152,9 @@ async def running_keeper(settings: Settings) -> AsyncIterator[Keeper]:
             users_between=fleet.users_between,
             url="http://{}:{}/incidents/{{id}}".format(*console_address),
         )
-        probe = DatabaseProbe(direct, role=direct[0].user)
+        # The embedded server's administrator has a place even when our own role has none left.
+        looked_at = direct if local is None else (local.superuser,)
+        probe = DatabaseProbe(looked_at, role=direct[0].user)
         disk = stack.enter_context(
             DiskProbe(settings.data_dir / "run" / "disk-probe", database_directory=lambda: probe.data_directory)
         )

@@ -255,6 +255,10 @@ class Watch:
             return None
         self._diagnosed_s = at_s
         found = self.diagnosis_of(self._usual, self._onset_s, at_s)
+        if found.suspect is None and self._diagnosis is not None and self._diagnosis.suspect is not None:
+            # It is over, or nearly: whom it was remains known, and nothing is done about it any more.
+            self._alike = 0
+            return None
         before, self._diagnosis = self._diagnosis, found
         self._alike = self._alike + 1 if before is not None and before.suspect is found.suspect else 1
         if before is None or before.suspect is not found.suspect:
