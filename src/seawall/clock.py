@@ -14,9 +14,8 @@ monotonic_s: Final[Callable[[], float]] = time.monotonic
 """Returns seconds on a clock that only goes forward, from an arbitrary start."""
 
 
-def wall_s() -> float:
-    """Return seconds since 1970-01-01 UTC, as this machine believes."""
-    return time.time()
+wall_s: Final[Callable[[], float]] = time.time
+"""Returns seconds since 1970-01-01 UTC, as this machine believes."""
 
 
 def now() -> datetime:

@@ -191,9 +191,10 @@ class Database:
         watch = STOPWATCH.get()
         if watch is None:
             return await batcher.submit(key, deadline_s=self._deadline_s())
-        before = watch.switch(WAITS, monotonic_s())
+        now_s = monotonic_s()
+        before = watch.switch(WAITS, now_s)
         try:
-            return await batcher.submit(key, deadline_s=self._deadline_s(), watch=watch)
+            return await batcher.submit(key, deadline_s=self._deadline_s(now_s=now_s), watch=watch)
         finally:
             watch.switch(before, monotonic_s())
 
@@ -326,9 +327,10 @@ class Database:
                 ours = DatabaseDown("The connection to the database was lost.")
             raise (ours or error) from error
 
-    def _deadline_s(self, patience_s: float | None = None) -> float:
+    def _deadline_s(self, patience_s: float | None = None, *, now_s: float | None = None) -> float:
         """Return when work that begins now must have ended: in so long, or when its request must have."""
-        deadline_s = monotonic_s() + (self.settings.patience_s if patience_s is None else patience_s)
+        begins_s = monotonic_s() if now_s is None else now_s
+        deadline_s = begins_s + (self.settings.patience_s if patience_s is None else patience_s)
         given_s = PURPOSE.get().deadline_s
         return deadline_s if given_s is None else min(deadline_s, given_s)
 

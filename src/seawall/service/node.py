@@ -252,7 +252,7 @@ def observer(second: Second, lines: RequestLog | None, doorkeeper: Doorkeeper) -
             error = f',"error":"{exchange.error}"' if exchange.error else ""
             lines.add(
                 f'{{"at":"{lines.now()}","id":"{exchange.request_id}",'
-                f'"operation":"{operation}","method":{quoted(exchange.method)},"path":{quoted(exchange.path)},'
+                f'"operation":"{operation}","method":"{exchange.method}","path":{quoted(exchange.path)},'
                 f'"status":{exchange.status},"ms":{duration_s * 1000:.3f},"received":{received},'
                 f'"sent":{exchange.sent_bytes},"peer":"{exchange.peer}"{account}{error}}}'
             )

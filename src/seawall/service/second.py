@@ -74,26 +74,24 @@ class Second:
         """Count those that have ended until now."""
         ended, self._ended = self._ended, []
         observe, note = self.counts.observe, self._metrics.observe
-        work: dict[int, tuple[int, float, int]] = {}
+        work: dict[int, list[Any]] = {}
         for exchange, duration_s in ended:
             sums_s, outcome, account = exchange.stopwatch.sums_s, exchange.outcome, exchange.account
             operation, sent_bytes, received_bytes = exchange.operation, exchange.sent_bytes, exchange.body.received
             refused = 0
-            note(
-                operation or "unknown",
-                exchange.status,
-                duration_s,
-                sent_bytes=sent_bytes,
-                received_bytes=received_bytes,
-            )
+            note(operation or "unknown", exchange.status, duration_s, sent_bytes, received_bytes)
             group = group_of(operation, exchange.method)
             if observe(group, outcome, duration_s, sums_s, sent_bytes + received_bytes):
                 account, refused = self._note_failure(exchange), int(outcome is Outcome.REFUSED)
             if account is not None:
-                requests, work_s, refusals = work.get(account) or (0, 0.0, 0)
+                own = work.get(account)
+                if own is None:
+                    own = work[account] = [0, 0.0, 0]
+                own[0] += 1
                 # What it took of what is everybody's: to wait takes nothing.
-                work_s += duration_s - sums_s[_NETWORK] - sums_s[_ADMISSION] - sums_s[_WAIT]
-                work[account] = (requests + 1, work_s, refusals + refused)
+                own[1] += duration_s - sums_s[_NETWORK] - sums_s[_ADMISSION] - sums_s[_WAIT]
+                if refused:
+                    own[2] += 1
             if sent_bytes > DRAINED_FROM_BYTES and exchange.streamed and len(self._drains_s) < DRAINS_MAX:
                 self._drains_s.append(sums_s[_NETWORK] * MIB / sent_bytes)
         for account, (requests, work_s, refusals) in work.items():

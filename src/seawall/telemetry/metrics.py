@@ -400,7 +400,7 @@ class RequestMetrics:
         self._sent: dict[str, int] = {}
         self._received: dict[str, int] = {}
 
-    def observe(self, operation: str, status: int, duration_s: float, *, sent_bytes: int, received_bytes: int) -> None:
+    def observe(self, operation: str, status: int, duration_s: float, sent_bytes: int, received_bytes: int) -> None:
         """Count one request."""
         histogram = self._by_outcome.get((operation, status))
         if histogram is None:

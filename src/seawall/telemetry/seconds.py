@@ -111,12 +111,10 @@ class SecondCounts:
             self.disk_failed += outcome is Outcome.DISK_FAILED
         counts[REQUESTS] += 1
         counts[SECONDS] += duration_s
-        place = FIRST_SEGMENT
-        for sum_s in sums_s:
+        for place, sum_s in enumerate(sums_s, FIRST_SEGMENT):
             if sum_s:
                 counts[place] += sum_s
-            place += 1
-        return outcome > 0
+        return bool(outcome)
 
     def take(self) -> dict[str, float]:
         """Return by how much each count has grown since this was asked last, by the columns' names."""
