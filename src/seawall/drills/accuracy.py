@@ -84,12 +84,16 @@ async def try_one(fault: Fault, *, seconds: float = SECONDS) -> Trial:
         async with asyncio.timeout(WHOLE_MAX_S + seconds):
             lasts_s = max(seconds, ASKED_AFTER_S + 1)
             await rehearse(fault, seconds=lasts_s, before_s=USUAL_FOR_S, during=heard.listen)
-    except (CannotRehearse, InstanceFailed, GeneratorFailed, SeawallError, TimeoutError, OSError) as error:
+    except (_HeardAll, CannotRehearse, InstanceFailed, GeneratorFailed, SeawallError, TimeoutError, OSError) as error:
         if heard.answer is None:
             return Trial(fault=fault, why=str(error) or "it took too long")
     if heard.answer is None:
         return Trial(fault=fault, why="the keeper did not answer")
     return trial_of(fault, heard.answer, heard.events, broken_s=heard.broken_s)
+
+
+class _HeardAll(Exception):
+    """What was to be heard was heard: nothing has to be watched after the fault was put right."""
 
 
 class _Heard:
@@ -108,6 +112,7 @@ class _Heard:
             self.answer = await ask(instance.data_dir / "run" / "keeper.sock", "diagnose")
         finally:
             self.events = await asyncio.to_thread(lambda: [*read_events(instance.data_dir / "journal")])
+        raise _HeardAll
 
 
 # Decisions.
