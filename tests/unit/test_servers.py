@@ -1,12 +1,14 @@
 """Who takes writes and who answers reads follows from what the servers said."""
 
+from dataclasses import replace
 from typing import cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seawall.database import Endpoint
+from seawall.clock import monotonic_s
+from seawall.database import Balancer, Endpoint
 from seawall.database.pool import Pool
 from seawall.database.servers import Marks, Server, Sighting, expected_s, freshest_of, primary_of, readers_of
 from seawall.errors import Misconfigured
@@ -144,3 +146,28 @@ def test_a_replica_that_follows_another_primary_is_not_awaited_where_the_old_one
     replica.see(Sighting(in_recovery=True, timeline=2, position=150))
 
     assert not replica.is_late
+
+
+async def test_a_replica_is_put_out_and_let_in_again_and_the_primary_never_is() -> None:
+    abandoned: list[str] = []
+
+    def named(name: str, one: Server) -> Server:
+        pool = cast(Pool, type("APool", (), {"size": 1, "abandon": lambda _: abandoned.append(name)})())
+        return replace(one, endpoint=replace(one.endpoint, host=name), pool=pool)
+
+    primary, replica = named("primary", leader()), named("replica", server())
+    balancer = Balancer([primary, replica], application_name="tests")
+    balancer._decide()
+    now_s = monotonic_s()
+    assert balancer.readers == (replica,)
+
+    for _ in range(2):
+        assert balancer.put_out(replica.endpoint.name, until_s=now_s + 60)
+    assert not balancer.put_out(primary.endpoint.name, until_s=now_s + 60)
+    assert not balancer.put_out("nobody", until_s=now_s + 60)
+    assert balancer.readers == ()
+    assert balancer.primary is primary
+    assert abandoned == ["replica"]
+
+    assert balancer.put_out(replica.endpoint.name, until_s=now_s)
+    assert balancer.readers == (replica,)

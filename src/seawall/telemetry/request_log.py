@@ -29,8 +29,10 @@ class RequestLog:
         self._path = path
         self._waiting: list[str] = []
         self._task: asyncio.Task[None] | None = None
+        self._millisecond = -1
         self._second = -1
         self._second_text = ""
+        self._text = ""
 
     def __repr__(self) -> str:
         return f"<RequestLog {len(self._waiting)} lines waiting, {self.dropped} dropped>"
@@ -59,13 +61,16 @@ class RequestLog:
             self.dropped += 1
 
     def now(self) -> str:
-        """Return the present moment in UTC, to the millisecond. Only the milliseconds are worked out each time."""
-        wall = wall_s()
-        second = int(wall)
-        if second != self._second:
-            self._second = second
-            self._second_text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S.")
-        return f"{self._second_text}{int((wall - second) * 1000):03d}Z"
+        """Return the present moment in UTC, to the millisecond. What did not change is not worked out again."""
+        millisecond = int(wall_s() * 1000)
+        if millisecond != self._millisecond:
+            self._millisecond = millisecond
+            second, rest = divmod(millisecond, 1000)
+            if second != self._second:
+                self._second = second
+                self._second_text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S.")
+            self._text = f"{self._second_text}{rest:03d}Z"
+        return self._text
 
     def _take(self) -> list[str]:
         lines, self._waiting = self._waiting, []
