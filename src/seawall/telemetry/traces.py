@@ -1,8 +1,8 @@
 """Which requests a tracing system is told of, and what it is told.
 
 Both are decided when a request is over, from plain values: most are not told, and cost no more than a throw of the
-dice. `trace_export` sends what is told; it alone knows the libraries of the extra `otel`, and is loaded only where traces
-are wanted.
+dice. `trace_export` sends what is told; it alone knows the libraries of the extra `otel`, and is loaded only where
+traces are wanted.
 
 Names of attributes are OpenTelemetry's where it has one. Keys and buckets are what users call their files, queries hold
 signatures, and addresses are people's: none of them is told. The request's identifier is, and the request's line in the
@@ -134,9 +134,11 @@ def load_export(settings: TraceSettings, *, node: str, address: str, port: int) 
     """
     try:
         from seawall.telemetry.trace_export import TraceExport  # noqa: PLC0415 - see above
+
+        # The library loads some of what it needs only now.
+        return TraceExport(settings, node=node, address=address, port=port)
     except ImportError as error:
         raise Misconfigured(f"{NOT_INSTALLED} ({error})") from error
-    return TraceExport(settings, node=node, address=address, port=port)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
