@@ -25,6 +25,7 @@ from seawall.monitoring.notifications import PAGERDUTY_URL, NotificationSettings
 from seawall.monitoring.objectives import ObjectiveSettings
 from seawall.objects import ObjectSettings
 from seawall.s3 import S3Settings
+from seawall.telemetry.traces import TraceSettings
 
 PREFIX = "SEAWALL_"
 FILE_VARIABLE = "SEAWALL_SETTINGS_FILE"
@@ -192,6 +193,18 @@ class Settings(BaseSettings):
         default=False,
         description="Whether this machine and private networks may be told. Addresses of cloud metadata never are.",
     )
+    traces_url: str = Field(
+        "",
+        description="Where traces go: an OTLP/HTTP receiver such as `http://127.0.0.1:4318/v1/traces`; empty: nowhere. "
+        "Needs the extra `seawall[otel]`.",
+    )
+    traces_share: float = Field(
+        0.01, ge=0, le=1, description="The share of requests that is traced, whatever clients ask for."
+    )
+    traces_headers: SecretStr = Field(
+        SecretStr(""),
+        description="Sent there along: `name=value,name=value`, with values percent-encoded (`Bearer%20…`).",
+    )
     request_log: bool = Field(default=True, description="Whether each request gets a line in `log/requests-*.jsonl`.")
 
     @field_validator("root_secret_key")
@@ -295,6 +308,16 @@ class Settings(BaseSettings):
             allow_private=self.notify_allow_private,
         )
 
+    def traces(self) -> TraceSettings:
+        """Return where traces go.
+
+        Raises:
+            Misconfigured: they cannot go there, or what sends them is not installed.
+        """
+        return TraceSettings(
+            url=self.traces_url, share=self.traces_share, headers=self.traces_headers.get_secret_value()
+        )
+
     def external_database(self) -> tuple[Endpoint, ...]:
         """Return the servers of the database the operator named; none where the embedded one is used."""
         url = self.database_url.get_secret_value()
@@ -334,7 +357,7 @@ class Settings(BaseSettings):
         """Return the environment that gives a node the same settings, but for the root's secret and who is told."""
         unneeded = {name for name in type(self).model_fields if name.startswith("notify_")}
         chosen = self.model_dump(exclude={"root_access_key", "root_secret_key", *unneeded}, exclude_none=True)
-        for name in ("database_url", "database_direct_url"):
+        for name in ("database_url", "database_direct_url", "traces_headers"):
             chosen[name] = getattr(self, name).get_secret_value()
         return {f"{PREFIX}{name.upper()}": str(value) for name, value in chosen.items()}
 

@@ -21,6 +21,7 @@ NOT_OPTIONS = frozenset(
         "notify_pagerduty_key",
         "notify_ntfy_url",
         "notify_ntfy_token",
+        "traces_headers",
     }
 )
 

@@ -87,6 +87,8 @@ async def running_keeper(settings: Settings) -> AsyncIterator[Keeper]:
         stack.enter_context(sole_keeper(settings.data_dir))
         roster = settings.data_dir / "run" / "nodes.json"
         notifications = settings.notifications()
+        # The nodes send them; what cannot work is said here, once.
+        settings.traces()
         objectives = objectives_of(settings.objectives())
         # What happened, and what it was like: before anything that may fail, and needing nothing of it.
         journal = stack.enter_context(Journal(settings.data_dir / "journal"))

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from seawall.access import Credentials
 from seawall.admission import Gate
@@ -35,6 +36,10 @@ from seawall.telemetry.loop_lag import LoopLag
 from seawall.telemetry.metrics import FleetCollector, RequestMetrics, registry_of
 from seawall.telemetry.purpose import Urgency
 from seawall.telemetry.request_log import RequestLog, quoted
+from seawall.telemetry.traces import EndedRequest, load_export, parent_of
+
+if TYPE_CHECKING:
+    from seawall.telemetry.trace_export import TraceExport
 
 # Objects made before the collector looks at the young ones, and how often until at the older ones (gc.set_threshold).
 COLLECT_EVERY = (20_000, 20, 20)
@@ -60,6 +65,7 @@ class Node:
     metrics: RequestMetrics
     gate: Gate
     second: Second
+    traces: "TraceExport | None"
 
     def readiness(self, credentials: Credentials) -> Readiness:
         """Say whether requests should be sent here."""
@@ -88,6 +94,7 @@ async def running_node(
     Raises:
         SeawallError: a part cannot start; those that did are stopped.
     """
+    listeners = list(listeners)
     raise_descriptor_limit()
     keep_large_blocks()
     async with AsyncExitStack() as stack:
@@ -129,15 +136,27 @@ async def running_node(
         lines = None
         if settings.request_log:
             lines = await stack.enter_async_context(RequestLog(settings.data_dir / "log" / f"requests-{name}.jsonl"))
+        traces = None
+        if settings.traces().wanted:
+            port = next((one.getsockname()[1] for one in listeners), settings.s3_port)
+            traces = load_export(settings.traces(), node=name, address=settings.host, port=port)
+            await stack.enter_async_context(traces)
         server = HttpServer(
             door,
             settings.http(),
-            observe=observer(second, lines, doorkeeper),
+            observe=observer(second, lines, doorkeeper, traces),
             admit=None if settings.drill_unprotected else doorkeeper.admit,
             request_id_header="x-amz-request-id",
         )
         node = Node(
-            store=store, server=server, database=database, leases=leases, metrics=metrics, gate=gate, second=second
+            store=store,
+            server=server,
+            database=database,
+            leases=leases,
+            metrics=metrics,
+            gate=gate,
+            second=second,
+            traces=traces,
         )
         knobs = Knobs(gate, database, drain=server.drain)
         stack.push_async_callback(knobs.close)
@@ -240,12 +259,16 @@ async def hold(database: Database, hold_s: float) -> None:
     await database.fetch(QUERIES["hold"], hold_s)
 
 
-def observer(second: Second, lines: RequestLog | None, doorkeeper: Doorkeeper) -> Callable[[Exchange, float], None]:
-    """Return what takes a request's ticket back, counts it and writes its line when it is over."""
+def observer(
+    second: Second, lines: RequestLog | None, doorkeeper: Doorkeeper, traces: "TraceExport | None"
+) -> Callable[[Exchange, float], None]:
+    """Return what takes a request's ticket back, counts it, and writes its line and its trace when it is over."""
 
     def observe(exchange: Exchange, duration_s: float) -> None:
         doorkeeper.leave(exchange)
         second.observe(exchange, duration_s)
+        if traces is not None and traces.sampler.takes(exchange.headers.get("traceparent")):
+            traces.tell(ended(exchange, duration_s))
         if lines is not None:
             operation, received = exchange.operation or "unknown", exchange.body.received
             account = f',"account":{exchange.account}' if exchange.account is not None else ""
@@ -258,3 +281,21 @@ def observer(second: Second, lines: RequestLog | None, doorkeeper: Doorkeeper) -
             )
 
     return observe
+
+
+def ended(exchange: Exchange, duration_s: float) -> EndedRequest:
+    """Return what its trace may tell of a request that is over."""
+    return EndedRequest(
+        operation=exchange.operation or "unknown",
+        method=exchange.method,
+        status=exchange.status,
+        outcome=exchange.outcome,
+        error=exchange.error,
+        request_id=exchange.request_id,
+        account=exchange.account,
+        received_bytes=exchange.body.received,
+        sent_bytes=exchange.sent_bytes,
+        duration_s=duration_s,
+        sums_s=exchange.stopwatch.sums_s,
+        parent=parent_of(exchange.headers.get("traceparent")),
+    )

@@ -36,6 +36,7 @@ def node_snapshot(node: "Node") -> dict[str, Any]:
         "seawall_requests_total": node.second.counts.outcome_samples(),
         "seawall_request_segment_seconds_total": node.second.counts.segment_samples(),
         "seawall_event_loop_lag_seconds": [number(node.second.lag_s)],
+        "seawall_traces_total": traces_samples(node),
         "http_server_active_requests": [number(server.active)],
         "http_server_connections": [number(server.connections)],
         "http_server_connections_refused_total": [number(server.counts.refused_connections)],
@@ -50,6 +51,12 @@ def node_snapshot(node: "Node") -> dict[str, Any]:
         "process_max_fds": [number(resource.getrlimit(resource.RLIMIT_NOFILE)[0])],
         "seawall_node_up": [number(1)],
     }
+
+
+def traces_samples(node: "Node") -> list[Any]:
+    """Return how many requests a tracing system was told of; nothing where there is none."""
+    traces = node.traces
+    return [] if traces is None else [number(traces.sent, "sent"), number(traces.lost, "lost")]
 
 
 def gate_snapshot(gate: Gate) -> dict[str, Any]:

@@ -93,6 +93,13 @@ DEFINITIONS: Final[tuple[Definition, ...]] = (
         rises_when="there are more requests, or this is where they wait",
     ),
     Definition(
+        name="seawall_traces_total",
+        kind="counter",
+        labels=("result",),
+        meaning="Traced requests the receiver of traces was told of (sent), and those it was not (lost).",
+        rises_when="there are more requests; lost: the receiver is down, slow, or refuses them",
+    ),
+    Definition(
         name="http_server_connections",
         kind="gauge",
         meaning="Client connections that are open.",
