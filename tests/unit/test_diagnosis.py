@@ -311,6 +311,29 @@ CASES: Final[Mapping[str, Given]] = {
         seconds(reads__requests=500, reads__refused=400, gate__pace_per_s=100, reads__seconds=20, users__seen=4000),
         tenants=(Tenant(number=1, requests=3_000, work_s=0.2, refused=0), *MANY),
     ),
+    "a report slows all, and who asks for most as ever is refused most": Given(
+        Layer.STATEMENTS,
+        seconds(
+            reads__requests=150,
+            reads__refused=60,
+            reads__seconds=9,
+            reads__segment__database=8,
+            gate__pace_per_s=90,
+            tenant__share=0.6,
+            database__active_foreign=1,
+            database__longest_statement_s=9,
+            database__cpu=1.0,
+        ),
+        HEAVY,
+        before=[{**USUAL, "tenant.share": 0.6}] * 30,
+        tenants=(Tenant(number=1, requests=960, work_s=50, refused=400), *MANY[:5]),
+    ),
+    "one floods where few come, and one of these makes most of it": Given(
+        Layer.TENANT,
+        seconds(reads__requests=300, reads__refused=250, gate__pace_per_s=50, tenant__share=0.9, reads__seconds=5),
+        before=[{**USUAL, "reads.requests": 4.0, "writes.requests": 1.0, "tenant.share": 0.9}] * 30,
+        tenants=(Tenant(number=1, requests=2_950, work_s=4, refused=2_480), *MANY[:2]),
+    ),
     "nodes have few connections, for they need few": Given(
         None,
         seconds(pool__size=2, reads__requests=2, writes__requests=0, reads__failed=1),
@@ -408,6 +431,13 @@ def test_the_account_is_named_that_takes_more_than_its_share() -> None:
 
     assert found.culprit is not None
     assert (found.culprit.kind, found.culprit.number) == ("tenant", 1)
+
+
+def test_where_nothing_is_known_to_be_usual_nobody_takes_more_than_usual() -> None:
+    tenants = (Tenant(number=1, requests=900, work_s=25, refused=0), *MANY[:5])
+    now = seconds(tenant__share=0.8, reads__seconds=3.0, reads__segment__database=2.5)
+
+    assert asked(Given(Layer.STATEMENTS, now, before=[], tenants=tenants)).suspect is Layer.STATEMENTS
 
 
 def test_an_idle_transaction_nobody_waits_for_is_cleared_by_that() -> None:

@@ -12,10 +12,12 @@ from seawall.monitoring.database_sight import DatabaseSight, Session
 from seawall.monitoring.mitigation import (
     BEGUN,
     FAILED,
+    LASTS_MAX_S,
     MEASURED,
     MEASURED_AFTER_S,
     PROPOSED,
     QUIET_S,
+    RESTS_S,
     TERMINATED_AFTER_S,
     TOLD_AGAIN_S,
     UNDONE,
@@ -135,6 +137,8 @@ def kinds(happened: Sequence[Happened]) -> list[str]:
         (Layer.CONNECTIONS, replace(RUNNING, blocks=0), []),
         (Layer.STATEMENTS, replace(RUNNING, blocks=0), ["cancel session"]),
         (Layer.STATEMENTS, session(), []),
+        (Layer.STATEMENTS, replace(RUNNING, blocks=0, application="seawall node-1"), []),
+        (Layer.LOCKS, replace(RUNNING, application="seawall node-1"), []),
         (Layer.NETWORK, session(), []),
         (Layer.DEMAND, RUNNING, []),
         (None, session(), []),
@@ -171,6 +175,18 @@ async def test_a_statement_is_stopped_and_its_session_ended_only_if_that_does_no
 
     assert [kinds(each) for each in (first, soon, later, again)] == [[BEGUN], [], [BEGUN], []]
     assert house.done == [("cancel", 7), ("terminate", 7)]
+
+
+async def test_a_session_that_does_something_else_since_it_was_stopped_is_not_ended_for_it() -> None:
+    house = House()
+    mitigation = house.mitigation()
+
+    await mitigation.step(now(Layer.STATEMENTS, replace(RUNNING, blocks=0)))
+    await mitigation.step(now(Layer.STATEMENTS, replace(RUNNING, blocks=0, for_s=20.0), at_s=1100.0))
+    assert house.done == [("cancel", 7), ("cancel", 7)]
+
+    await mitigation.step(now(Layer.STATEMENTS, replace(RUNNING, blocks=0, for_s=23.0), at_s=1103.0))
+    assert house.done[2:] == [("terminate", 7)]
 
 
 async def test_the_same_number_of_a_younger_session_is_another() -> None:
@@ -268,6 +284,33 @@ async def test_an_account_that_comes_again_is_held_without_a_pause() -> None:
         happened = await mitigation.step(flooded(asked=asked, at_s=at_s))
         assert UNDONE not in kinds(happened)
     assert mitigation.lasts
+
+
+async def test_nobody_is_held_for_ever_for_asking_for_as_much_as_ever() -> None:
+    house = House()
+    mitigation = house.mitigation()
+    await mitigation.step(flooded())
+
+    happened = [(at_s, await mitigation.step(flooded(at_s=1000.0 + at_s))) for at_s in range(1, int(LASTS_MAX_S) + 1)]
+    assert [(at_s, one.kind) for at_s, each in happened for one in each] == [
+        (MEASURED_AFTER_S, MEASURED),
+        (LASTS_MAX_S, UNDONE),
+    ]
+    assert house.done[-1][1] == {"knob": "limit_tenant", "tenant": 42, "per_s": None}
+
+    # What is refused by then is not refused by the limit: only if it is still the culprit it is held again.
+    ended_s = 1000.0 + LASTS_MAX_S
+    assert not await mitigation.step(flooded(at_s=ended_s + RESTS_S - 1))
+    assert kinds(await mitigation.step(flooded(at_s=ended_s + RESTS_S))) == [BEGUN]
+
+
+async def test_a_moment_in_which_nobody_is_served_holds_nobody_to_nothing() -> None:
+    house = House()
+    jammed = replace(flooded(), point={"reads.requests": 900.0, "reads.refused": 900.0}, served_per_s=200.0)
+
+    await house.mitigation().step(jammed)
+
+    assert house.done[0] == ("node-1", {"knob": "limit_tenant", "tenant": 42, "per_s": 20.0})
 
 
 async def test_a_late_replica_is_not_asked_until_it_has_caught_up() -> None:

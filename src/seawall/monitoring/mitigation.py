@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from seawall.errors import SeawallError
 from seawall.monitoring.cases import Tenant
-from seawall.monitoring.database_cases import REPLICA_LATE_S
+from seawall.monitoring.database_cases import REPLICA_LATE_S, SERVICE
 from seawall.monitoring.database_sight import DatabaseSight, Session
 from seawall.monitoring.things import Action, Diagnosis, Layer
 from seawall.monitoring.words import amount, duration
@@ -32,10 +32,14 @@ LIMIT: Final = "limit tenant"
 EJECT: Final = "eject replica"
 
 PROTECTED: Final = ("seawall keeper", "seawall command", "seawall probe", "seawall local server", "pg_dump")
-"""What is never stopped, whatever it costs: what operators have begun, and what looks at it."""
+"""What is never stopped, whatever it costs: what operators have begun, and what looks at it. What nodes run has an end
+of its own, and may take a while where nobody waits for it: the sweeper's goes through all there is."""
 
 TERMINATED_AFTER_S: Final = 2.0
 """After a cancel: what does not stop then does not listen."""
+
+SOON_S: Final = 1.0
+"""How exactly it is known when a statement began: a sight is that old."""
 
 AT_ONCE: Final = 5
 """Sessions stopped in one step, a second."""
@@ -49,6 +53,12 @@ TOLD_AGAIN_S: Final = 20.0
 
 QUIET_S: Final = 15.0
 """How long the cause has to be gone until what was done is undone: else it would come and go."""
+
+LASTS_MAX_S: Final = 600.0
+"""What is done lasts no longer: a limit refuses much by itself, and would be its own reason for ever."""
+
+RESTS_S: Final = 20.0
+"""Until it may be done again: a diagnosis looks at ten seconds, and those with the limit must be behind it."""
 
 MEASURED_AFTER_S: Final = 5.0
 CAUGHT_UP_S: Final = 2.0
@@ -118,7 +128,8 @@ class Now:
     """What there is to decide by, this second.
 
     `tenants` is what accounts asked for in the last `tenants_s` (`fleet.top_tenants`), `replicas` how old what each of
-    them shows is, by the name nodes call it, and `nodes` those that can be told something.
+    them shows is, by the name nodes call it, and `nodes` those that can be told something. `served_per_s` is what was
+    served of late; None: as much as in this second.
     """
 
     at_s: float
@@ -129,6 +140,7 @@ class Now:
     tenants_s: float = 10.0
     replicas: Mapping[str, float] = field(default_factory=dict)
     nodes: Sequence[str] = ()
+    served_per_s: float | None = None
 
 
 Stop = Callable[[Session], Awaitable[bool]]
@@ -158,7 +170,8 @@ def steps(now: Now, settings: MitigationSettings, *, tried: Mapping[str, float])
             wanted = _leave_out(now)
         case _:
             wanted = []
-    return [step for step in wanted if step.target not in tried]
+    # Whether somebody is to be asked again to stop is known already.
+    return [step for step in wanted if step.name == CANCEL or step.target not in tried]
 
 
 def runaways(now: Now, settings: MitigationSettings) -> Iterable[tuple[Session, str]]:
@@ -178,7 +191,8 @@ def runaways(now: Now, settings: MitigationSettings) -> Iterable[tuple[Session, 
     for session, why in candidates:
         allowed = session.is_ours or settings.mitigate_foreign
         limit_s = idle_max_s if session.is_idle_in_transaction else running_max_s
-        if allowed and session.for_s > limit_s and not session.application.startswith(PROTECTED):
+        spared = PROTECTED if session.is_idle_in_transaction else (*PROTECTED, SERVICE)
+        if allowed and session.for_s > limit_s and not session.application.startswith(spared):
             yield session, why
 
 
@@ -202,7 +216,7 @@ def _stop(session: Session, why: str, tried: Mapping[str, float], at_s: float) -
     if session.is_idle_in_transaction:
         return Step(name=TERMINATE, target=f"{TERMINATE} {target}", reason=reason, session=session)
     cancelled_s = tried.get(f"{CANCEL} {target}")
-    if cancelled_s is None:
+    if cancelled_s is None or at_s - session.for_s > cancelled_s + SOON_S:  # That was another statement.
         return Step(name=CANCEL, target=f"{CANCEL} {target}", reason=reason, session=session)
     if at_s - cancelled_s < TERMINATED_AFTER_S:
         return None
@@ -213,7 +227,9 @@ def _hold(now: Now) -> list[Step]:
     culprit = now.diagnosis.culprit if now.diagnosis is not None else None
     if culprit is None or culprit.kind != "tenant" or not now.nodes:
         return []
-    served_per_s = total(now.point, "requests") - total(now.point, "refused") - total(now.point, "failed")
+    served_per_s = now.served_per_s
+    if served_per_s is None:
+        served_per_s = served(now.point)
     per_s = round(max(LEAST_PER_S, LEFT_TO_TENANT * served_per_s / len(now.nodes)), 1)
     knob = {"knob": "limit_tenant", "tenant": culprit.number, "per_s": per_s}
     return [
@@ -227,6 +243,11 @@ def _hold(now: Now) -> list[Step]:
             undo={**knob, "per_s": None},
         )
     ]
+
+
+def served(point: Point) -> float:
+    """Return how many requests were served."""
+    return total(point, "requests") - total(point, "refused") - total(point, "failed")
 
 
 def _leave_out(now: Now) -> list[Step]:
@@ -280,6 +301,8 @@ class Mitigation:
         self._tried: dict[str, float] = {}
         self._done = 0
         self._lasting: dict[str, _Lasting] = {}
+        # What has lasted for as long as it may, and when it may be done again.
+        self._rests: dict[str, float] = {}
         self._to_measure: list[Action] = []
 
     def __repr__(self) -> str:
@@ -288,7 +311,7 @@ class Mitigation:
     def new_incident(self) -> None:
         """Begin to count anew. What lasts goes on until its cause is gone."""
         self._done = 0
-        self._tried = {target: at_s for target, at_s in self._tried.items() if target in self._lasting}
+        self._tried = {target: at_s for target, at_s in self._tried.items() if target in {*self._lasting, *self._rests}}
 
     async def step(self, now: Now) -> list[Happened]:
         """Do what there is to do this second, and return what is to be written down. It never raises for a failure.
@@ -296,6 +319,9 @@ class Mitigation:
         Call it each second while an incident is open, and afterwards (with no diagnosis) until nothing lasts.
         """
         happened = [*self._measured(now), *self._undone(now)]
+        for target in [target for target, until_s in self._rests.items() if now.at_s >= until_s]:
+            del self._rests[target]
+            self._tried.pop(target, None)
         for step in steps(now, self._settings, tried=self._tried):
             if self._done >= self._settings.actions_max:
                 break
@@ -358,12 +384,16 @@ class Mitigation:
                 lasting.quiet_since_s = None
             elif lasting.quiet_since_s is None:
                 lasting.quiet_since_s = now.at_s
-            if lasting.quiet_since_s is not None and now.at_s - lasting.quiet_since_s >= QUIET_S:
+            is_over = lasting.quiet_since_s is not None and now.at_s - lasting.quiet_since_s >= QUIET_S
+            if is_over or now.at_s - lasting.action.at_s >= LASTS_MAX_S:
                 assert lasting.step.undo is not None
                 self._tell_all(lasting.step.undo, now.nodes)
                 del self._lasting[target]
                 # It may become necessary again.
-                self._tried.pop(target, None)
+                if is_over:
+                    self._tried.pop(target, None)
+                else:
+                    self._rests[target] = now.at_s + RESTS_S
                 undone = replace(lasting.action, after=_told(lasting.action.name, now.point), undone_s=now.at_s)
                 log.warning("mitigation.undone", extra={"action": undone.name, "target": undone.target})
                 yield Happened(kind=UNDONE, action=undone)

@@ -1,5 +1,6 @@
 """The layers around the database: what speaks against each, what clears it, who does it, and what to do about it."""
 
+import math
 from dataclasses import replace
 from typing import Final
 
@@ -258,8 +259,17 @@ def tenant(scene: Scene) -> Case:
         cleared=f"the largest account takes {part(share)} of the work (usually {part(usual)}), and the one that asks "
         f"most makes {part(of_asked)} of the requests",
     )
-    takes_more = (share or 0.0) >= (usual or 0.0) + TENANT_MORE
-    takes_much = max(share or 0.0, of_asked) >= TENANT_MUCH and (takes_more or of_refused >= TENANT_MUCH)
+    # Who always takes most is refused most, whatever is the matter. And where nothing is known to be usual, nobody can
+    # say that it is more.
+    takes_more = usual is not None and (share or 0.0) >= usual + TENANT_MORE
+    asks_more = (
+        usual is not None
+        and first is not None
+        and (of_asked >= usual + TENANT_MORE or first.requests / TENANTS_S >= CROWD * (harm.usual_per_s or math.inf))
+    )
+    takes_much = max(share or 0.0, of_asked) >= TENANT_MUCH and (
+        takes_more or (asks_more and of_refused >= TENANT_MUCH)
+    )
     others = sum(one.requests >= 1 for one in scene.tenants) - 1
     if first is None or others < OTHERS_LEAST or not takes_much or not _is_pressed(scene):
         return case

@@ -100,18 +100,22 @@ class Doorkeeper:
         retry_after_s = refusal.retry_after_s
         return PutOff(refusal.delay_s, lambda exchange: _say_no(exchange, retry_after_s))
 
-    def whose(self, exchange: Exchange) -> int | str | None:
-        """Return for whom a request was, that was not served: an account, or a key that nobody knows; None: a stranger.
+    def whose(self, exchange: Exchange) -> tuple[int | str | None, int | None]:
+        """Return for whom a request was that was not served, and whose account has to answer for it; None: nobody's.
 
-        A claim is believed here. It is for those who count who was affected, and gives nobody anything.
+        For whom: an account, or a key that nobody knows. A claim is believed there: it is for those who count who was
+        affected. Who has to answer may be limited for it, so nobody has for what others claim at other addresses.
         """
         if exchange.account is not None:
-            return exchange.account
+            return exchange.account, exchange.account
         key = claimed_key(exchange)
         if not key:
-            return None
-        caller = self._acquainted.get((key, exchange.peer)) or self._remembered(key)
-        return key if caller is None else caller.account_id
+            return None, None
+        caller = self._acquainted.get((key, exchange.peer))
+        if caller is not None:
+            return caller.account_id, caller.account_id
+        caller = self._remembered(key)
+        return key if caller is None else caller.account_id, None
 
     def recognise(self, exchange: Exchange, caller: Caller, access_key: str) -> None:
         """Note that a signature held: from now on the request is its account's.

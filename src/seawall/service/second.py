@@ -53,7 +53,7 @@ class Second:
         """The greatest lag of the event loop in the second that was taken last."""
         # Requests that have ended and are not counted yet.
         self._ended: list[tuple[Exchange, float]] = []
-        self._tenants = TopTenants()
+        self.tenants = TopTenants()
         self._doorkeeper = doorkeeper
         self._lag = lag
         self._host = Host()
@@ -96,19 +96,19 @@ class Second:
                 self._drains_s.append(sums_s[_NETWORK] * MIB / sent_bytes)
         for account, (requests, work_s, refusals) in work.items():
             self.users.seen.add(account)
-            self._tenants.add(account, requests, work_s, refusals)
+            self.tenants.add(account, requests, work_s, refusals)
 
     def _note_failure(self, exchange: Exchange) -> int | None:
-        who = self._doorkeeper.whose(exchange)
+        who, answers_for_it = self._doorkeeper.whose(exchange)
         if who is not None:
             self.users.fail(who)
-        return who if isinstance(who, int) else None
+        return answers_for_it
 
     def take(self, node: "Node") -> dict[str, Any]:
         """Return the second that has passed since this was asked last: its point, its users, its largest tenants."""
         self.count()
         now_s = monotonic_s()
-        tenants, share = self._tenants.take()
+        tenants, share = self.tenants.take()
         users = self.users.take(wall_s())
         self.lag_s = self._lag.take_greatest_s()
         point = {

@@ -5,6 +5,7 @@ It needs no database. What is decided is decided in `monitoring` and `incidents`
 
 import asyncio
 import logging
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from seawall.monitoring.database_probe import DatabaseProbe
 from seawall.monitoring.diagnosis import diagnose
 from seawall.monitoring.disk_probe import DiskProbe
 from seawall.monitoring.fleet import Fleet
-from seawall.monitoring.mitigation import Happened, Mitigation, Now
+from seawall.monitoring.mitigation import Happened, Mitigation, Now, served
 from seawall.monitoring.outbox import Outbox
 from seawall.monitoring.signals import SignalWatch
 from seawall.monitoring.things import Action, Alert, Diagnosis
@@ -323,6 +324,9 @@ class Watch:
                 tenants=self._tenants(),
                 replicas=replica_ages_s(self._link.summaries().values()),
                 nodes=[*self._link.summaries()],
+                served_per_s=statistics.fmean(
+                    served(one) for _, one in self.fleet.recent(LOOKED_AT_S) or [(at_s, point)]
+                ),
             )
             happened += await self._mitigation.step(now)
         for one in happened:
