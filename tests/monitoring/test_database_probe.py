@@ -75,16 +75,19 @@ async def test_who_waits_is_traced_to_who_waits_for_nobody(
         session(database_endpoint, "second") as second,
     ):
         await holder.run("begin; lock table buckets in share mode; select 'somebody''s secret'", within_s=5)
-        waiting = [
-            asyncio.create_task(first.run("begin; lock table buckets; commit", within_s=PATIENCE_S)),
-            asyncio.create_task(second.run("select count(*) from buckets where 17 = 17", within_s=PATIENCE_S)),
-        ]
+        waiting = []
+        # One after the other: the second waits behind the first, and for nobody else.
+        for one, statement in (
+            (first, "begin; lock table buckets; commit"),
+            (second, "select count(*) from buckets where 17 = 17"),
+        ):
+            waiting.append(asyncio.create_task(one.run(statement, within_s=PATIENCE_S)))
 
-        async def both_wait() -> bool:
-            await probe.look()
-            return probe.point().get("database.lock_waiters") == 2
+            async def all_wait() -> bool:
+                await probe.look()
+                return probe.point().get("database.lock_waiters") == len(waiting)
 
-        await until(both_wait)
+            await until(all_wait)
 
         (blocker,) = probe.sight.blockers
         assert (blocker.application, blocker.blocks, blocker.is_ours) == ("holder", 2, True)
@@ -147,6 +150,38 @@ async def test_a_statement_is_cancelled_and_its_session_lives(
         with pytest.raises(SeawallError):
             await running
         assert not report.is_lost
+
+
+async def test_a_session_that_has_gone_on_since_it_was_looked_at_is_left_alone(
+    administrator: Endpoint, database_endpoint: Endpoint
+) -> None:
+    async with probing(administrator) as probe, session(database_endpoint, "slow") as slow:
+        await slow.run("begin", within_s=5)
+        await asyncio.sleep(0.05)
+        await probe.look()
+        seen = next(one for one in probe.sight.idle if one.application == "slow")
+
+        await slow.run("commit", within_s=5)
+        assert not await probe.terminate(seen)
+        await slow.run("begin", within_s=5)
+        assert not await probe.terminate(seen)
+        assert not await probe.cancel(replace(seen, state="active"))
+        assert not slow.is_lost
+
+
+async def test_to_stop_somebody_and_to_look_take_turns(administrator: Endpoint, database_endpoint: Endpoint) -> None:
+    async with probing(administrator) as probe, session(database_endpoint, "idle") as idle:
+        await idle.run("begin", within_s=5)
+        await probe.look()
+        seen = next(one for one in probe.sight.idle if one.application == "idle")
+        elsewhere = replace(seen, began_s=0.0)
+
+        told = await asyncio.gather(*(probe.terminate(elsewhere) for _ in range(3)), probe.look(), probe.look())
+
+        assert told[:3] == [False, False, False]
+        assert probe.sight.up
+        assert probe.point()["database.up"] == 1.0
+        assert await probe.terminate(seen)
 
 
 async def test_sessions_are_counted_as_ours_or_others(administrator: Endpoint, database_endpoint: Endpoint) -> None:
