@@ -150,6 +150,38 @@ async def test_a_statement_is_cancelled_and_its_session_lives(
         assert not report.is_lost
 
 
+async def test_a_session_that_has_gone_on_since_it_was_looked_at_is_left_alone(
+    administrator: Endpoint, database_endpoint: Endpoint
+) -> None:
+    async with probing(administrator) as probe, session(database_endpoint, "slow") as slow:
+        await slow.run("begin", within_s=5)
+        await asyncio.sleep(0.05)
+        await probe.look()
+        seen = next(one for one in probe.sight.idle if one.application == "slow")
+
+        await slow.run("commit", within_s=5)
+        assert not await probe.terminate(seen)
+        await slow.run("begin", within_s=5)
+        assert not await probe.terminate(seen)
+        assert not await probe.cancel(replace(seen, state="active"))
+        assert not slow.is_lost
+
+
+async def test_to_stop_somebody_and_to_look_take_turns(administrator: Endpoint, database_endpoint: Endpoint) -> None:
+    async with probing(administrator) as probe, session(database_endpoint, "idle") as idle:
+        await idle.run("begin", within_s=5)
+        await probe.look()
+        seen = next(one for one in probe.sight.idle if one.application == "idle")
+        elsewhere = replace(seen, began_s=0.0)
+
+        told = await asyncio.gather(*(probe.terminate(elsewhere) for _ in range(3)), probe.look(), probe.look())
+
+        assert told[:3] == [False, False, False]
+        assert probe.sight.up
+        assert probe.point()["database.up"] == 1.0
+        assert await probe.terminate(seen)
+
+
 async def test_sessions_are_counted_as_ours_or_others(administrator: Endpoint, database_endpoint: Endpoint) -> None:
     async with probing(administrator) as probe:
         await probe.look()

@@ -53,6 +53,8 @@ PATIENT: Final[Mapping[str, str]] = {
     "jit": "off",
 }
 
+NO_ANSWER: Final = "The keeper's own session with the database does not answer."
+
 LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 STATES: Final[Mapping[str, Trouble]] = {
@@ -85,6 +87,8 @@ class DatabaseProbe:
         self._connection_is_good = False
         self._seen = NOTHING_SEEN
         self._asked_s: float | None = None
+        # One question at a time: the session is one, and who stops somebody asks it too.
+        self._turn = asyncio.Lock()
         self._unanswered_since_s: float | None = None
         self._other_way_answers: bool | None = None
         self._postmaster: int | None = None
@@ -149,7 +153,7 @@ class DatabaseProbe:
             await asyncio.gather(looking, return_exceptions=True)
 
     async def cancel(self, session: Session) -> bool:
-        """Stop what a session does; return whether it was still there.
+        """Stop what a session does; return whether it was still there, and still did that.
 
         Raises:
             SeawallError: the server did not do it: it does not answer, or we may not.
@@ -161,12 +165,20 @@ class DatabaseProbe:
         return await self._tell("terminate", session)
 
     async def _tell(self, what: str, session: Session) -> bool:
-        if self._connection is None or self._asked_s is not None:
-            raise DatabaseDown("The keeper's own session with the database does not answer.")
-        done = await self._connection.value(QUERIES[what].sql, session.pid, session.began_s, within_s=SLOW_S)
-        return bool(done)
+        meant = (session.pid, session.began_s, session.state, session.for_s)
+        try:
+            async with asyncio.timeout(SLOW_S), self._turn:
+                if self._connection is None:
+                    raise DatabaseDown(NO_ANSWER)
+                return bool(await self._connection.value(QUERIES[what].sql, *meant, within_s=SLOW_S))
+        except TimeoutError as error:
+            raise DatabaseDown(NO_ANSWER) from error
 
     async def _look(self) -> None:
+        async with self._turn:
+            await self._look_now()
+
+    async def _look_now(self) -> None:
         self._asked_s = monotonic_s()
         self._unanswered_since_s = self._unanswered_since_s or self._asked_s
         try:

@@ -118,15 +118,24 @@ select jsonb_build_object(
 )::text;
 
 -- name: cancel
--- Stop what a session does, if it is still the session that was meant: its process number may be another's by now.
+-- Stop what a session does, if it is still the session that was meant (its process number may be another's by now), and
+-- does what it did when it was seen: in the same state, for as long as that at the least.
 select coalesce((
     select pg_cancel_backend(a.pid) from pg_stat_activity as a
-    where a.pid = $1::integer and abs(extract(epoch from a.backend_start)::float8 - $2::float8) < 0.001
+    where
+        a.pid = $1::integer and abs(extract(epoch from a.backend_start)::float8 - $2::float8) < 0.001
+        and a.state = $3::text
+        and clock_timestamp() - case when a.state = 'active' then a.query_start else a.state_change end
+            >= $4::float8 * interval '1 second'
 ), false);
 
 -- name: terminate
 -- End a session that goes on all the same; the same holds for it.
 select coalesce((
     select pg_terminate_backend(a.pid) from pg_stat_activity as a
-    where a.pid = $1::integer and abs(extract(epoch from a.backend_start)::float8 - $2::float8) < 0.001
+    where
+        a.pid = $1::integer and abs(extract(epoch from a.backend_start)::float8 - $2::float8) < 0.001
+        and a.state = $3::text
+        and clock_timestamp() - case when a.state = 'active' then a.query_start else a.state_change end
+            >= $4::float8 * interval '1 second'
 ), false);
