@@ -125,6 +125,26 @@ async def test_a_client_that_does_not_wait_for_its_answer_gave_up() -> None:
     assert [exchange.outcome for exchange in served.exchanges] == [Outcome.GAVE_UP]
 
 
+async def test_a_client_that_did_not_wait_until_its_write_was_done_gave_up() -> None:
+    came, may_go_on = asyncio.Event(), asyncio.Event()
+
+    async def work(exchange: Exchange) -> None:
+        await exchange.body.read(limit=10)
+        came.set()
+        await may_go_on.wait()
+        await hello(exchange)
+
+    async with serving(work) as served, served.connect() as client:
+        await client.send(request(method="PUT", body=b"ab"))
+        await came.wait()
+        client.reset()
+        await eventually(lambda: served.server.counts.reset)
+        may_go_on.set()
+        await eventually(lambda: served.exchanges)
+
+    assert [exchange.outcome for exchange in served.exchanges] == [Outcome.GAVE_UP]
+
+
 async def test_what_is_cut_off_when_the_door_closes_failed() -> None:
     came = asyncio.Event()
 

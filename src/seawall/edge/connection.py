@@ -149,6 +149,9 @@ class Connection(asyncio.BufferedProtocol):
                 self._put_off_timer = None
             self._end(exchange)
         else:
+            if not exchange.answered:
+                # Whatever it does now, nobody hears of it.
+                exchange.outcome = exchange.outcome or Outcome.GAVE_UP
             exchange.body.fail(IncompleteBody())  # The rest is for its task to do.
             if not exchange.answered and exchange.method in READING_METHODS:
                 self._stop(self._task, exchange)  # What nobody waits for is not read.

@@ -116,17 +116,10 @@ def _hash(digests: Digests, pieces: Sequence[memoryview]) -> float:
 
 async def _in_thread(blobs: DiskBlobStore, call: Callable[[], float]) -> None:
     """Make a call in one of the disk's threads that returns for how many seconds it hashed: the rest was the disk."""
+    hashed_s = await blobs.in_thread(call)
     watch = STOPWATCH.get()
-    if watch is None:
-        await blobs.in_thread(call)
-        return
-    before, hashed_s = watch.switch(Segment.DISK, monotonic_s()), 0.0
-    try:
-        hashed_s = await blobs.in_thread(call)
-    finally:
-        now_s = monotonic_s()
-        watch.switch(Segment.HASHING, max(watch.since_s, now_s - hashed_s))
-        watch.switch(before, now_s)
+    if watch is not None:
+        watch.move(hashed_s, charged=Segment.DISK, to=Segment.HASHING)
 
 
 def _check(payload: Payload, digests: Digests, size_bytes: int) -> None:

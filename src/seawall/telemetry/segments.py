@@ -61,6 +61,11 @@ class Stopwatch:
         self.since_s = now_s
         return before
 
+    def move(self, seconds: float, *, charged: Segment, to: Segment) -> None:
+        """Charge what was charged to one segment to another: it is known only now what it was."""
+        self.sums_s[charged] -= seconds
+        self.sums_s[to] += seconds
+
 
 STOPWATCH: Final[ContextVar[Stopwatch | None]] = ContextVar("stopwatch", default=None)
 """The stopwatch of the request the running task works for; None where it works for none."""
