@@ -44,13 +44,9 @@ def test_requests_are_told_with_their_segments_and_without_what_is_the_users(sta
             saying(service, "complete nonsense").get_object(Bucket=bucket, Key="missing")
 
         wait_until(lambda: len(receiver.spans) == 4, within_s=WITHIN_S, what="all but one are told")
-        page = wait_until(
-            lambda: (
-                text if 'seawall_traces_total{node="node-1",result="sent"} 4.0' in (text := metrics(service)) else ""
-            ),
-            within_s=WITHIN_S,
-            what="they are counted",
-        )
+        counted = 'seawall_traces_total{node="node-1",result="sent"} 4.0'
+        wait_until(lambda: counted in metrics(service), within_s=WITHIN_S, what="they are counted")
+        page = metrics(service)
         assert service.stop() == 0
 
     assert 'seawall_traces_total{node="node-1",result="lost"} 0.0' in page
