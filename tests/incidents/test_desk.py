@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -366,3 +367,50 @@ async def test_keeping_is_cancelled_without_a_trace(desk: IncidentDesk) -> None:
     assert keeping.cancelled()
     await desk.stop()
     assert desk.files.find("latest") == await desk.find("latest")
+
+
+async def test_who_reads_past_incidents_takes_no_place_of_the_one_that_goes_on(
+    desk: IncidentDesk, tmp_path: Path
+) -> None:
+    past_ids = [f"2026-10-01-{number}" for number in range(1, 2 * desks.CASES_MAX)]
+    for incident_id in past_ids:
+        desk.files.save(replace(kit.whole()[0], id=incident_id))
+    go_through(desk, until_s=DETECTED_S + 5)
+    assert desk.open is not None
+
+    for incident_id in past_ids:
+        await desk.find(incident_id)
+        await desk.note(incident_id, who="mara", text="seen before")
+    await desk.stop()
+
+    assert desk.files.find(desk.open.id) == desk.open
+    assert [note.text for note in desk.files.find(past_ids[0]).notes] == ["seen before"]
+
+
+async def test_a_note_that_is_no_text_is_kept_as_far_as_it_is_and_stops_no_writing(desk: IncidentDesk) -> None:
+    go_through(desk, until_s=DETECTED_S + 5)
+
+    incident = await desk.note("latest", who="m\udcffra", text="a torn \udcff byte")
+
+    assert [(note.who, note.text) for note in incident.notes] == [("m?ra", "a torn ? byte")]
+    assert desk.files.find("latest").notes == incident.notes
+
+
+async def test_an_incident_that_cannot_be_written_keeps_no_other_from_it(
+    desk: IncidentDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_through(desk)
+    desk.files.save(replace(kit.whole()[0], id="2026-10-01-1"))
+    save = desk.files.save
+
+    def saved(incident: Incident) -> None:
+        if incident.id == "2026-10-01-1":
+            raise UnicodeError("a mistake of ours")
+        save(incident)
+
+    monkeypatch.setattr(desk.files, "save", saved)
+
+    await desk.note("2026-10-01-1", who="mara", text="this one cannot be written")
+    await desk.stop()
+
+    assert not desk.files.find("2026-11-24-1").is_open

@@ -125,7 +125,7 @@ class Case:
         written, self.is_changed = self.incident, False
         try:
             await asyncio.to_thread(files.save, written)
-        except OSError:
+        except BaseException:  # When this is cancelled nobody knows whether it was; to write it twice is harmless.
             self.is_changed = True
             raise
         return written
@@ -136,7 +136,7 @@ class Case:
         self._people_changed = False
         try:
             await asyncio.to_thread(files.save_people, self.incident.id, self.people)
-        except OSError:
+        except BaseException:
             self._people_changed = True
             raise
 

@@ -129,13 +129,16 @@ class IncidentDesk:
 
     async def start(self, events: Callable[[float], Iterable[Event]]) -> None:
         """Read what is there, and go on with what goes on; `events` gives those of the journal since a time."""
-        incidents = await asyncio.to_thread(lambda: [*self.files.all()])
+        # First: no new incident may take the name of an old one, whatever cannot be read.
         self._ids = await asyncio.to_thread(self.files.ids)
+        incidents = await asyncio.to_thread(lambda: [*self.files.all()])
         self._past = [sketch(incident) for incident in incidents[:COMPARED_MAX]]
         self._uncopied = {incident.id: incident for incident in reversed(incidents[:COPIED_AT_START])}
         if not incidents:
             return
-        last = Case(incidents[0], await asyncio.to_thread(self.files.people, incidents[0].id))
+        # Where the clock was set back a day, what goes on does not have the latest name.
+        latest = next((one for one in incidents if one.is_open), incidents[0])
+        last = Case(latest, await asyncio.to_thread(self.files.people, latest.id))
         self._last = last
         self._cases = [last]
         if not last.incident.is_open:
@@ -144,8 +147,28 @@ class IncidentDesk:
         last.recall(rows)
         since_s = rows[-1].at_s + rows[-1].seconds if rows else last.incident.began_s - BEFORE_S
         last.fetch(since_s, wall_s())
-        last.change(happened(last.incident, _happenings(events(since_s))))
+        since_began = await asyncio.to_thread(lambda: [*events(min(since_s, last.incident.began_s - BEFORE_S))])
+        last.change(happened(last.incident, _happenings(one for one in since_began if one.at_s >= since_s)))
+        if not any(
+            one.kind == "notification.sent" and one.fields.get("incident") == last.incident.id for one in since_began
+        ):
+            # Whoever was to tell of it was killed before.
+            self._to_tell.append(self._notice(last.incident, Status.OPENED, wall_s()))
         log.info("incident.resumed", extra={"incident": last.incident.id})
+
+    def end_orphan(self) -> None:
+        """Close what goes on here while nobody knows of an alert: its end was not written when the keeper was killed.
+
+        When it ended nobody knows but that it was measured until then. People hear of it with the next second.
+        """
+        case = self._last
+        if case is None or not case.incident.is_open:
+            return
+        ended_s = max(case.incident.impact.until_s, case.incident.detected_s)
+        for raised in case.incident.alerts:
+            if raised.ended_s is None:
+                self._change(case, alert_ended(case.incident, raised.alert, ended_s))
+        self._to_tell += self._resolve(case, wall_s())
 
     async def stop(self) -> None:
         """Write what is left, once."""
@@ -227,6 +250,9 @@ class IncidentDesk:
             return
         if changed.best is not case.incident.best:
             changed = replace(changed, similar=most_similar(sketch(changed), self._past))
+        if case not in self._cases:
+            # One of the past, that somebody has something to say of.
+            self._cases = [case, *self._cases[1 - CASES_MAX :]]
         case.change(changed)
         self._woken.set()
 
@@ -310,7 +336,7 @@ class IncidentDesk:
             Missing: there is no such incident.
             Invalid: the note is empty or too long.
         """
-        text = text.strip()
+        text = writable(text).strip()
         if not 0 < len(text) <= NOTE_CHARACTERS_MAX:
             raise Invalid(f"A note has 1 to {NOTE_CHARACTERS_MAX:,} characters.")
         case = await self._case_of(incident_id)
@@ -344,12 +370,8 @@ class IncidentDesk:
                 return case
         incident = await asyncio.to_thread(self.files.find, incident_id)
         case = Case(incident, await asyncio.to_thread(self.files.people, incident.id))
-        # Somebody else may have asked for it meanwhile.
-        known = [one for one in self._cases if one.incident.id == incident.id]
-        if known:
-            return known[0]
-        self._cases = [case, *self._cases][:CASES_MAX]
-        return case
+        # Somebody else may have noted something meanwhile. Who only reads takes nobody's place among what is written.
+        return next((one for one in self._cases if one.incident.id == incident.id), case)
 
     # Writing.
 
@@ -406,6 +428,10 @@ class IncidentDesk:
                 log.error("incident.unwritten", extra={"incident": case.incident.id, "error": str(error)})  # noqa: TRY400
             self._is_failing = True
             return
+        except Exception as error:
+            # Ours, and in every attempt: the other incidents must not wait behind it.
+            log.exception("incident.unwritable", extra={"incident": case.incident.id, "error": repr(error)})
+            return
         if written is not None:
             self._is_failing = False
             self._uncopied[written.id] = written
@@ -453,5 +479,14 @@ def _is_news(before: Incident, after: Incident) -> bool:
 
 
 def _name(who: str) -> str:
-    printable = "".join(letter for letter in who if letter.isprintable()).strip()
+    printable = "".join(letter for letter in writable(who) if letter.isprintable()).strip()
     return printable[:WHO_CHARACTERS_MAX] or "somebody"
+
+
+def writable(text: str) -> str:
+    """Return text that can be written as UTF-8: half a surrogate pair, as `\\udcff` in JSON, cannot.
+
+    >>> writable("a \\udcff b")
+    'a ? b'
+    """
+    return text.encode("utf-8", "replace").decode()

@@ -7,6 +7,7 @@ do harm is. Judgement (what went well, where we were lucky, what to do next) is 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Final
 
 from seawall.incidents.figures import charts_of, marks_of
@@ -318,9 +319,9 @@ def _triggers(incident: Incident, rows: Sequence[Row]) -> Iterator[str]:
             yield f"{sentence(SENTENCES[one.kind](one.fields))[:-1]} ({when}).{not_who}"
     culprit = incident.best.culprit if incident.best is not None else None
     if culprit is not None:
-        number = f" {culprit.number}" if culprit.number else ""
+        who = culprit.name if culprit.name.startswith(culprit.kind) else f"the {culprit.kind} {culprit.name}"
         ours = ", one of our own" if culprit.is_ours else ""
-        yield f"Singled out: the {culprit.kind} {culprit.name}{number}{ours}."
+        yield f"Singled out: {who}{ours}."
     if before is None and not any(one.kind in TRIGGERS for one in incident.happenings):
         yield "Nothing was measured before it began, and the journal has no event of that time."
 
@@ -330,12 +331,15 @@ def _relative(seconds: float) -> str:
 
 
 def _asked_per_s(incident: Incident, rows: Sequence[Row]) -> tuple[float | None, float | None]:
-    """Return how many requests a second ended before it began, and at most between then and the detection."""
+    """Return how many requests a second ended before it began, and then in most seconds until it was detected.
+
+    Most, not the most: requests that had to wait end together in one second, and are no crowd.
+    """
     before = [row for row in rows if row.at_s + row.seconds <= incident.began_s]
     until_s = max(incident.detected_s, incident.began_s + 5)
     during = [row for row in rows if incident.began_s <= row.at_s <= until_s]
     usual = sum(total(row.point, "requests") for row in before) / sum(row.seconds for row in before) if before else None
-    return usual, max((rate(row, "requests") for row in during), default=None)
+    return usual, median(rate(row, "requests") for row in during) if during else None
 
 
 def _ruled_out(incident: Incident) -> Iterator[Block]:

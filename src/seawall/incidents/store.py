@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Final
 
 from seawall.errors import Missing
@@ -62,6 +63,8 @@ class IncidentFiles:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._rows: dict[str, int] = {}
+        # One write at a time: what is cancelled goes on in its thread, and what follows writes the same files.
+        self._writing = Lock()
 
     def __repr__(self) -> str:
         return f"<IncidentFiles {self.directory}>"
@@ -150,22 +153,24 @@ class IncidentFiles:
         Raises:
             OSError: it could not be written; what was there before is there still.
         """
-        directory = self._make(incident.id)
         text = json.dumps(incident.as_json(), indent=1, ensure_ascii=False, default=str)
-        _replace(directory / "incident.json", text.encode())
+        with self._writing:
+            _replace(self._make(incident.id) / "incident.json", text.encode())
 
     def save_people(self, incident_id: str, people: People) -> None:
         """Write who was there; errors as `save`."""
-        directory = self._make(incident_id)
         users = people.users
-        for name, bitmap in (("seen", users.seen), ("failed", users.failed), ("found", people.found)):
-            _replace(directory / f"users.{name}", bitmap.to_bytes())
+        bitmaps = (("seen", users.seen), ("failed", users.failed), ("found", people.found))
         keys = {
             "claimed": sorted(users.claimed),
             "found": sorted(people.keys_found),
             "of_nobody": sorted(people.of_nobody),
         }
-        _replace(directory / "users.keys", json.dumps(keys).encode())
+        with self._writing:
+            directory = self._make(incident_id)
+            for name, bitmap in bitmaps:
+                _replace(directory / f"users.{name}", bitmap.to_bytes())
+            _replace(directory / "users.keys", json.dumps(keys).encode())
 
     def add_points(self, incident_id: str, rows: Sequence[Row]) -> None:
         """Add rows at the end; they survive the process at once, and a power cut some seconds later.
@@ -173,25 +178,28 @@ class IncidentFiles:
         Raises:
             OSError: none of them was written.
         """
-        path = self._make(incident_id) / "points.csv"
-        if incident_id not in self._rows:
-            self._rows[incident_id] = len(self.points(incident_id))
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "r+b", buffering=0) as file:
-            end = _end_of_last_line(file)
-            header = _header(file)
-            text = _lines(rows, header or NAMES)
-            try:
-                # Whatever half a line there may be is cut off first.
-                file.truncate(end)
-                file.seek(end)
-                _write_all(file, (_line(["at_s", "seconds", *NAMES]) if not header else "").encode() + text.encode())
-            except OSError:
-                file.truncate(end)
-                raise
-        self._rows[incident_id] += len(rows)
-        if self._rows[incident_id] >= 2 * ROWS_MAX:
-            self._halve(incident_id)
+        with self._writing:
+            path = self._make(incident_id) / "points.csv"
+            if incident_id not in self._rows:
+                self._rows[incident_id] = len(self.points(incident_id))
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "r+b", buffering=0) as file:
+                end = _end_of_last_line(file)
+                header = _header(file)
+                text = _lines(rows, header or NAMES)
+                try:
+                    # Whatever half a line there may be is cut off first.
+                    file.truncate(end)
+                    file.seek(end)
+                    _write_all(
+                        file, (_line(["at_s", "seconds", *NAMES]) if not header else "").encode() + text.encode()
+                    )
+                except OSError:
+                    file.truncate(end)
+                    raise
+            self._rows[incident_id] += len(rows)
+            if self._rows[incident_id] >= 2 * ROWS_MAX:
+                self._halve(incident_id)
 
     def forget_points(self) -> list[str]:
         """Remove the points and users of all but the latest incidents; return whose.

@@ -117,10 +117,14 @@ class LocalNodes:
         return process
 
     def _write_roster(self) -> None:
-        self._roster.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """Write down who runs. A full disk must not keep nodes from being watched: each failure would start another."""
         draft = self._roster.with_suffix(".new")
-        draft.write_text(json.dumps([process.pid for process in self._running.values()]))
-        draft.rename(self._roster)
+        try:
+            self._roster.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            draft.write_text(json.dumps([process.pid for process in self._running.values()]))
+            draft.rename(self._roster)
+        except OSError as error:
+            log.warning("node.roster_not_written", extra={"error": str(error)})
 
 
 async def stop_strays(roster: Path, *, drain_s: float) -> None:

@@ -6,8 +6,10 @@ It needs no database. What is decided is decided in `monitoring` and `incidents`
 import asyncio
 import logging
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -56,6 +58,9 @@ ADMISSION_OVER_S: Final = 5
 """What the gate does counts as one action, and as over when it has let everybody in for so long."""
 
 SAVED_WITHIN_S: Final = 2.0
+
+BEHIND_MAX: Final = 60
+"""So many seconds are looked at at once after ourselves were stopped: as many as the fleet tells apart then."""
 
 
 @dataclass(slots=True)
@@ -142,16 +147,25 @@ class Watch:
         self._admission = Admission()
         self._is_up = True
         self._saved_s = 0.0
-        self._journaled_s = wall_s()
-        self._journaled = 0
+        self._looked_s = monotonic_s()
+        self._saving: asyncio.Task[None] | None = None
+        self._journaled = journal.sequence
 
     def __repr__(self) -> str:
         return f"<Watch {self._book!r}>"
 
     async def start(self) -> None:
-        """Go on where the last keeper stopped."""
-        await alert_memory.resume(self._book, self._state, self.fleet)
-        await self.desk.start(self._journal.events)
+        """Go on where the last keeper stopped. What of it cannot be read is done without: to watch matters more."""
+        for what, resume in (
+            ("alerts", partial(alert_memory.resume, self._book, self._state, self.fleet)),
+            ("incidents", partial(self.desk.start, self._journal.events)),
+        ):
+            try:
+                await resume()
+            except Exception as error:
+                log.exception("watch.not_resumed", extra={"what": what, "error": repr(error)})
+        if not self._book.active:
+            self.desk.end_orphan()
         if self._book.active and self._book.episode is not None:
             self._begin(self._book.episode.name, self._book.episode.began_s)
 
@@ -162,10 +176,14 @@ class Watch:
             if self.fleet.completed == self._seen:
                 await self.fleet.another_second()
             self.fleet.note_keeper(self._measured())
-            new = min(self.fleet.completed - self._seen, LOOKED_AT_S)
+            new = min(self.fleet.completed - self._seen, BEHIND_MAX)
             self._seen = self.fleet.completed
             for at_s, point in self.fleet.recent(new + 1)[-new:]:
-                await self.look(at_s, point)
+                try:
+                    await self.look(at_s, point)
+                except Exception as error:
+                    # One second that cannot be made sense of must not cost those after it.
+                    log.exception("watch.second_failed", extra={"at_s": at_s, "error": repr(error)})
 
     def _measured(self) -> dict[str, float]:
         """Return what the keeper measures itself."""
@@ -175,27 +193,34 @@ class Watch:
 
     async def look(self, at_s: float, point: Point) -> None:
         """Take one second: see what follows from it, do it, and tell of it."""
-        # When that second began.
-        now_s = monotonic_s() - (wall_s() - at_s)
+        # When that second began. Where the wall clock was set since, it is not known: but not later than now, and not
+        # before the last one. A time in the future would have windows forget everything.
+        self._looked_s = now_s = min(max(monotonic_s() - (wall_s() - at_s), self._looked_s), monotonic_s())
         self._look_at_database(point)
         # It is noticed when it was looked at, and not when the second began that it is seen in.
         events = [noticed(event, wall_s()) for event in self._book.observe(at_s, point, now_s)]
         for event in events:
             self._tell_of(event)
-        for alert in self._signals.observe(at_s, point):
-            self._tell_of_signal(alert)
+        with _not_in_the_way("signals"):
+            for alert in self._signals.observe(at_s, point):
+                self._tell_of_signal(alert)
         is_on = bool(self._book.active)
         if is_on and self._book.episode is not None and self._book.episode.name != self._episode:
             self._begin(self._book.episode.name, self._book.episode.began_s)
             self._mitigation.new_incident()
-        diagnosis = self._look_into(at_s) if is_on else None
-        actions = await self._act(at_s, point, diagnosis, is_on=is_on)
+        # An alert that fired is told of, whatever becomes of these.
+        diagnosis: Diagnosis | None = None
+        actions: list[Action] = []
+        with _not_in_the_way("diagnosis"):
+            diagnosis = self._look_into(at_s) if is_on else None
+        with _not_in_the_way("mitigation"):
+            actions = await self._act(at_s, point, diagnosis, is_on=is_on)
         told = Told(
             at_s=at_s, point=point, alerts=events, diagnosis=diagnosis, actions=actions, events=self._new_events()
         )
         for notice in self.desk.look(told):
             self._outbox.put(notice)
-        if events or at_s - self._saved_s >= SAVED_EVERY_S:
+        if events or abs(at_s - self._saved_s) >= SAVED_EVERY_S:
             self._saved_s = at_s
             await self._save()
 
@@ -345,18 +370,41 @@ class Watch:
 
     def _new_events(self) -> list[Event]:
         """Return what others wrote to the journal since the last second."""
-        found = [event for event in self._journal.events(self._journaled_s) if event.sequence > self._journaled]
+        found = self._journal.since(self._journaled)
         if found:
-            self._journaled, self._journaled_s = found[-1].sequence, min(event.at_s for event in found)
+            self._journaled = found[-1].sequence
         return found
 
     async def _save(self) -> None:
-        """Write down what alerts must not forget. A disk that does not take it is no reason to stop watching."""
-        try:
-            async with asyncio.timeout(SAVED_WITHIN_S):
-                await alert_memory.keep(self._book, self._state)
-        except (OSError, TimeoutError) as error:
-            log.warning("watch.not_saved", extra={"error": repr(error)})
+        """Write down what alerts must not forget. A disk that does not take it is no reason to stop watching.
+
+        One at a time: on a disk that hangs each would hold a thread that others need, and two would write one file.
+        """
+        if self._saving is not None and not self._saving.done():
+            # Again, with what is known by then, as soon as this one is over.
+            self._saved_s = 0.0
+            return
+        self._saving = asyncio.create_task(alert_memory.keep(self._book, self._state), name="save alerts")
+        self._saving.add_done_callback(_saved)
+        await asyncio.wait([self._saving], timeout=SAVED_WITHIN_S)
+        if not self._saving.done():
+            log.warning("watch.not_saved", extra={"error": "the disk does not answer"})
+            self._saved_s = 0.0
+
+
+def _saved(saving: asyncio.Task[None]) -> None:
+    error = None if saving.cancelled() else saving.exception()
+    if error is not None:
+        log.warning("watch.not_saved", extra={"error": repr(error)})
+
+
+@contextmanager
+def _not_in_the_way(what: str) -> Iterator[None]:
+    """Log what goes wrong in the block, and go on: it must not keep the rest from being told."""
+    try:
+        yield
+    except Exception as error:
+        log.exception("watch.part_failed", extra={"part": what, "error": repr(error)})
 
 
 def noticed(event: AlertEvent, at_s: float) -> AlertEvent:

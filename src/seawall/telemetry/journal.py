@@ -127,6 +127,11 @@ class Journal:
     def __repr__(self) -> str:
         return f"<Journal {self._sequence} events, {len(self._pending)} waiting, {self.dropped} dropped>"
 
+    @property
+    def sequence(self) -> int:
+        """Return the number of the newest event."""
+        return self._sequence
+
     def __enter__(self) -> Self:
         return self
 
@@ -153,6 +158,11 @@ class Journal:
             in_memory = since_s > self._before_tail_s
         found = tail if in_memory else _in_order([*read_events(self.path), *pending])
         return [event for event in found if since_s <= event.at_s < until_s]
+
+    def since(self, sequence: int) -> list[Event]:
+        """Return the events after the one of this number, of the newest `TAIL`: from memory, whatever the clock did."""
+        with self._changed:
+            return [event for event in self._tail if event.sequence > sequence]
 
     def close(self, within_s: float = CLOSE_WITHIN_S) -> None:
         """Write what waits, for so long at the most, and stop."""
