@@ -10,6 +10,7 @@ from tests.incidents.kit import Past
 from seawall.cli.incidents import incidents
 from seawall.errors import Missing, NotRunning
 from seawall.incidents.desk import IncidentDesk
+from seawall.incidents.record import noted
 from seawall.incidents.store import IncidentFiles
 from seawall.settings import read_settings
 from seawall.telemetry.link import Link
@@ -134,3 +135,13 @@ async def test_what_the_service_declines_is_said(data_dir: Path) -> None:
     refused = await run_beside_a_service(data_dir, "note", "2020-01-01-1", "text")
 
     assert str(refused.exception) == "There is no incident 2020-01-01-1."
+
+
+def test_a_note_cannot_do_anything_to_the_terminal(data_dir: Path) -> None:
+    incident, _ = kit.whole()
+    IncidentFiles(data_dir / "incidents").save(noted(incident, kit.note("all \x1b]0;well\x07\x9b2J is well")))
+
+    for words in (("show", "latest"), ("post-mortem", "latest")):
+        shown = run(*words).stdout
+        assert "is well" in shown
+        assert not {"\x1b", "\x07", "\x9b"} & {*shown}

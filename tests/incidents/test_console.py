@@ -250,3 +250,25 @@ def test_only_this_machine_is_let_in() -> None:
 
 async def test_health_needs_no_keys(console: Console) -> None:
     assert (await console.ask("GET", "/healthz", authorization="")).status == 200
+
+
+async def test_who_guesses_does_not_lock_out_who_knows(console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(root_entry, "WRONG_WAITING_MAX", 2)
+    monkeypatch.setattr(root_entry, "WRONG_WAITS_S", 30.0)
+    guessing = [asyncio.create_task(console.ask("GET", "/incidents", authorization=WRONG)) for _ in range(4)]
+    try:
+        # The first that is sent away says that as many wait as may.
+        done, _ = await asyncio.wait(guessing, timeout=20, return_when=asyncio.FIRST_COMPLETED)
+        assert {one.result().status for one in done} == {429}
+
+        assert (await console.ask("GET", "/incidents")).status == 200
+    finally:
+        for one in guessing:
+            one.cancel()
+        await asyncio.wait(guessing)
+
+
+async def test_an_origin_that_makes_no_sense_is_another_site(console: Console) -> None:
+    response = await console.say(WRITES[0], {"text": "a note"}, Origin="http://[")
+
+    assert response.status == 403

@@ -2,7 +2,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from tests.incidents import kit
@@ -414,3 +414,53 @@ async def test_an_incident_that_cannot_be_written_keeps_no_other_from_it(
     await desk.stop()
 
     assert not desk.files.find("2026-11-24-1").is_open
+
+
+async def test_a_long_incident_does_not_ask_for_all_its_users_again_and_again(
+    desk: IncidentDesk, past: Past, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+    now_s = DETECTED_S
+
+    async def users_between(since_s: float, until_s: float) -> Users:
+        asked.append(until_s - since_s)
+        # Everybody came at its begin, and nobody since.
+        return await past.users_between(since_s, until_s) if since_s <= BEGAN_S else Users()
+
+    past.users = Users(seen=Bitmap(range(100)), failed=Bitmap(range(40)))
+    monkeypatch.setattr(desk, "_users_between", users_between)
+    monkeypatch.setattr(desks, "wall_s", lambda: now_s)
+    go_through(desk, until_s=DETECTED_S + 5)
+    for hour in range(5):
+        now_s = DETECTED_S + 3600 * hour
+        await desk.stop()
+    going_on = await desk.find("latest")
+    longest_s = max(asked)
+    desk.look(second(now_s, alerts=[alert_event(Turn.OVER, at_s=now_s, ended_s=now_s - 30)]))
+    await desk.stop()
+
+    assert longest_s <= 3600 + cases.USERS_AGAIN_S
+    assert (going_on.impact.users_seen, going_on.impact.users_failed) == (100, 40)
+    # At its end, those of all of it.
+    assert asked[-1] > 3 * 3600
+    assert (await desk.find("latest")).impact.users_seen == 100
+
+
+async def test_strangers_cannot_fill_the_memory_with_keys_they_make_up(
+    desk: IncidentDesk, past: Past, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = RESOLVED_S
+    monkeypatch.setattr(cases, "OF_NOBODY_MAX", 100)
+    monkeypatch.setattr(desks, "wall_s", lambda: now_s)
+    answers = Answers({})
+    answers.is_up = True
+    go_through(desk, until_s=DETECTED_S + 5)
+    for minute in range(5):
+        past.users = Users()
+        past.users.claim(f"AKIA{minute}{number}" for number in range(60))
+        now_s = RESOLVED_S + 60 * minute
+        await desk.stop()
+        await desk.copy_now(cast(Any, answers))
+
+    impact = (await desk.find("latest")).impact
+    assert (impact.keys_of_nobody, impact.keys_claimed) == (100, 0)

@@ -48,3 +48,17 @@ def test_a_disk_that_hangs_counts_for_as_long_as_it_has(tmp_path: Path, monkeypa
     with DiskProbe(tmp_path / "probe", interval_s=0.01) as probe:
         assert wait_until(probe, "disk.probe_s", above=0.1) > 0.1
         answers.set()
+
+
+def test_a_disk_that_hangs_at_its_free_space_counts_too(tmp_path: Path) -> None:
+    hangs = threading.Event()
+
+    def directory() -> Path:
+        hangs.wait(PATIENCE_S)
+        return tmp_path
+
+    with DiskProbe(tmp_path / "probe", database_directory=directory, interval_s=0.01) as probe:
+        took_s = wait_until(probe, "disk.probe_s", above=0.2)
+        hangs.set()
+
+    assert took_s > 0.2

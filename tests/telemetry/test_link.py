@@ -231,3 +231,15 @@ async def test_lines_beyond_the_limit_are_dropped_and_counted(tmp_path: Path, mo
         for _ in range(5):
             log.add("line")
         assert log.dropped == 3
+
+
+async def test_a_keeper_that_hangs_is_said_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "ANSWER_TIMEOUT_S", 0.1)
+
+    async def never(_message: Message) -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with Link(tmp_path / "run" / "keeper.sock", never) as keeper:
+        with pytest.raises(NotRunning, match="did not answer"):
+            await ask(keeper.path, "status")

@@ -11,6 +11,7 @@ from seawall.monitoring.diagnosis import as_text
 from seawall.monitoring.things import Diagnosis
 from seawall.settings import read_settings
 from seawall.telemetry.link import ask
+from seawall.telemetry.log import printable
 
 
 @click.command()
@@ -26,5 +27,5 @@ def diagnose(data_dir: Path | None, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(answer, indent=2))
     else:
-        click.echo(as_text(Diagnosis.from_json(answer)))
+        click.echo(printable(as_text(Diagnosis.from_json(answer))))
     raise SystemExit(0 if answer["suspect"] is None else 1)

@@ -21,6 +21,7 @@ from seawall.incidents.summary import in_short, one_screen
 from seawall.incidents.wording import duration, percent
 from seawall.settings import read_settings
 from seawall.telemetry.link import ask
+from seawall.telemetry.log import printable
 
 WIDTH = (72, 132)
 """Columns of a terminal that are made use of, at the least and at the most."""
@@ -49,7 +50,7 @@ def list_(data_dir: str | None, *, as_json: bool) -> None:
         began = datetime.fromtimestamp(one["began_s"], UTC).strftime("%H:%M:%S")
         lasted = "goes on" if one["recovered_s"] is None else duration(one["recovered_s"] - one["began_s"])
         share = f"{percent(one['users_failed'] / one['users_seen'])} of users" if one["users_seen"] else ""
-        click.echo(f"{one['id']:<14} {one['status']:<8} {began}  {lasted:<12} {share:<14} {one['title']}")
+        click.echo(printable(f"{one['id']:<14} {one['status']:<8} {began}  {lasted:<12} {share:<14} {one['title']}"))
 
 
 @incidents.command()
@@ -64,7 +65,8 @@ def show(incident_id: str, data_dir: str | None, *, as_json: bool) -> None:
         return
     incident = Incident.from_json(found)
     width = min(WIDTH[1], max(WIDTH[0], shutil.get_terminal_size((100, 50)).columns))
-    click.echo("\n".join(one_screen(incident, _files(data_dir).points(incident.id), now_s=wall_s(), width=width)))
+    lines = one_screen(incident, _files(data_dir).points(incident.id), now_s=wall_s(), width=width)
+    click.echo(printable("\n".join(lines)))
 
 
 @incidents.command(name="post-mortem")
@@ -89,7 +91,7 @@ def post_mortem_(incident_id: str, form: str, out: Path | None, data_dir: str | 
     if as_json:
         click.echo(json.dumps({"format": form, "text": text} if out is None else {"format": form, "out": str(out)}))
     else:
-        click.echo(text.rstrip("\n") if out is None else f"written: {out}")
+        click.echo(printable(text.rstrip("\n")) if out is None else f"written: {out}")
 
 
 @incidents.command()

@@ -14,14 +14,13 @@ from enum import Enum
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 from seawall.edge import Exchange
 
 WRONG_WAITS_S: Final = 1.0
 """Who guesses learns so late that it was wrong."""
 WRONG_WAITING_MAX: Final = 16
-"""So many may wait for that; more guesses at once are not even looked at."""
+"""So many may wait for that; who guesses more at once is sent away."""
 
 
 class Entry(Enum):
@@ -68,14 +67,14 @@ class RootEntry:
         claimed = claimed_keys(exchange.headers.get("authorization", ""))
         if claimed is None:
             return Entry.NO_KEYS
+        await self._read()
+        # First: whoever else guesses must not lock out who knows.
+        if self._keys is not None and are_same(claimed, (self._keys.access_key, self._keys.secret_key)):
+            return Entry.OPEN
         if self._waiting >= WRONG_WAITING_MAX:
             return Entry.TOO_MANY_GUESSES
-        # Counted before it is known: who tries many at once is not faster for it.
         self._waiting += 1
         try:
-            await self._read()
-            if self._keys is not None and are_same(claimed, (self._keys.access_key, self._keys.secret_key)):
-                return Entry.OPEN
             await asyncio.sleep(WRONG_WAITS_S)
         finally:
             self._waiting -= 1
@@ -143,4 +142,4 @@ def is_cross_site(headers: dict[str, str]) -> bool:
     if headers.get("sec-fetch-site", "none").lower() not in {"same-origin", "none"}:
         return True
     origin = headers.get("origin")
-    return origin is not None and urlsplit(origin).netloc.lower() != headers.get("host", "").lower()
+    return origin is not None and origin.partition("://")[2].lower() != headers.get("host", "").lower()

@@ -6,6 +6,7 @@ there, the record. When the incident is over it is counted once more, from the b
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
@@ -27,6 +28,11 @@ LOOKED_BACK_S: Final = 6 * 3600.0
 """Points from before the detection are fetched from so long ago at the most: the longest rule that pages."""
 USERS_REMEMBERED_S: Final = 23 * 3600.0
 """Users are given for the last day only; what was known before is kept for longer incidents."""
+
+USERS_AGAIN_S: Final = 180.0
+"""While it goes on only the users of so long ago are asked for, again and again; at its end, those of all of it."""
+OF_NOBODY_MAX: Final = 100_000
+"""Keys that belong to nobody which are remembered: strangers can make up any number. Beyond, they are not counted."""
 
 Series = Callable[[float, float], Awaitable[Sequence[tuple[float, Point]]]]
 """Gives the points between two times, each with its begin; its column `seconds` says of how many it tells."""
@@ -50,6 +56,7 @@ class Case:
         self._fetch: tuple[float, float] | None = None
         self._fetches = 0
         self._settled_s = 0.0
+        self._people_until_s = -math.inf
         self._before: Row | None = None
         self._during: Row | None = None
 
@@ -91,7 +98,8 @@ class Case:
         """Take whose the claimed keys are: those asked for that have no owner belong to nobody."""
         self.people.found.add(owners.values())
         self.people.keys_found |= set(owners)
-        self.people.of_nobody |= {key for key in asked if key not in owners}
+        nobodys = [key for key in asked if key not in owners]
+        self.people.of_nobody.update(nobodys[: max(0, OF_NOBODY_MAX - len(self.people.of_nobody))])
         self.people.users.claimed -= set(asked)
         self._people_changed = True
         self._count_people()
@@ -197,14 +205,21 @@ class Case:
         """Look who was there until now, or until it was over."""
         incident = self.incident
         until_s = incident.recovered_s if incident.recovered_s is not None else now_s
+        since_s = incident.began_s
+        if incident.is_open:
+            since_s = max(since_s, min(self._people_until_s, now_s) - USERS_AGAIN_S)
         try:
-            users = await users_between(incident.began_s, until_s)
+            users = await users_between(since_s, until_s)
         except (OSError, TimeoutError) as error:
             log.warning("incident.users_not_read", extra={"incident": incident.id, "error": repr(error)})
             return
-        if now_s - incident.began_s > USERS_REMEMBERED_S:
+        self._people_until_s = until_s
+        if since_s > incident.began_s or now_s - incident.began_s > USERS_REMEMBERED_S:
             users.update(self.people.users)
-        users.claimed -= self.people.keys_found | self.people.of_nobody
+        users.claimed -= self.people.keys_found
+        users.claimed -= self.people.of_nobody
+        if len(self.people.of_nobody) >= OF_NOBODY_MAX:
+            users.claimed.clear()
         known = self.people.users
         if (users.seen, users.failed, users.claimed) != (known.seen, known.failed, known.claimed):
             self.people.users = users

@@ -13,9 +13,14 @@ HIDDEN: Final = "?"
 
 LITERALS: Final = re.compile(
     r"""
-      \$(?P<tag>\w*)\$ .*? (?: \$(?P=tag)\$ | \Z )      # $$…$$; the text may have been cut
-    | '(?: [^'\\] | '' | \\. )* (?: ' | \Z )            # '…', with quotes and backslashes inside
-    | (?<![\w$."]) \d+ (?: \.\d+ )? (?: e[+-]?\d+ )?     # 12, 1.5, 1e9; not the $1 of a parameter, not a name's end
+      (?P<kept> "(?: [^"] | "" )* "                     # a name, which may hold quotes of the other kind,
+        | /\*\ [\w.]+\ \*/ )                             # and what our own statements are called, are shown
+    | -- [^\n]* | /\* (?: (?! /\* | \*/ ). )+ \*/       # other comments
+    | /\* .* | " .*                                     # such within such, or cut off: nobody can tell where it ends
+    | \$(?P<tag>\w*)\$ .*? (?: \$(?P=tag)\$ | \Z )      # $$…$$; the text may have been cut
+    | (?<!\w) e'(?: [^'\\] | '' | \\. )* (?: ' | \Z )    # e'…', with quotes and backslashes inside
+    | '(?: [^'\\] | '' )* (?: ' | \Z | \\.* )            # '…'; with a backslash in it, a setting tells where it ends
+    | (?<![\w$"]) \.? \d [\w.]* (?: (?<=e) [+-] \d+ )?  # 12, .5, 1e-9, 0xff; not the $1 of a parameter
     """,
     re.VERBOSE | re.DOTALL | re.IGNORECASE,
 )
@@ -175,7 +180,7 @@ def masked(statement: str) -> str:
     >>> masked("update accounts set secret = 'it''s' where id = 42 and name = $1")
     'update accounts set secret = ? where id = ? and name = $1'
     """
-    shown = " ".join(LITERALS.sub(HIDDEN, statement).split())
+    shown = " ".join(LITERALS.sub(lambda found: found["kept"] or HIDDEN, statement).split())
     return shown if len(shown) <= TEXT_MAX else f"{shown[: TEXT_MAX - 1]}…"
 
 

@@ -87,8 +87,9 @@ class DiskProbe:
             except OSError as error:
                 self.trouble = error.strerror or str(error)
             self._took_s = monotonic_s() - began_s
-            self._began_s = None
             self._database_free_bytes = self._free_bytes()
+            # Not before: a disk may take the write and hang at this.
+            self._began_s = None
             self._stopping.wait(self._interval_s)
 
     def _free_bytes(self) -> int | None:

@@ -230,6 +230,10 @@ async def ask(path: Path, question: str, **details: Any) -> Any:
         writer.write(_line({"ask": question, **details}))
         async with asyncio.timeout(ANSWER_TIMEOUT_S):
             line = await reader.readline()
+    except TimeoutError as error:
+        raise NotRunning(f"The service did not answer within {ANSWER_TIMEOUT_S:g} s: its keeper hangs.") from error
+    except OSError:
+        line = b""
     finally:
         writer.close()
     if not line:

@@ -34,6 +34,17 @@ def fields_of(record: logging.LogRecord) -> dict[str, Any]:
     }
 
 
+def printable(text: str) -> str:
+    """Return text for a terminal: whoever wrote a note or a statement must not move its cursor or set its title.
+
+    >>> printable("a\\x1b[2Jb\\x9bc")
+    'a?[2Jb?c'
+    """
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() or one in "\n\t\xa0\u202f" else "?" for one in text)
+
+
 class JsonFormatter(logging.Formatter):
     """One JSON object a line."""
 
@@ -65,7 +76,7 @@ class EyeFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
         at = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S")
-        fields = " ".join(f"{name}={value}" for name, value in fields_of(record).items())
+        fields = printable(" ".join(f"{name}={value}" for name, value in fields_of(record).items())).replace("\n", " ")
         level = "" if record.levelno == logging.INFO else f"{record.levelname} "
         line = f"{at} {self._process:<7} {level}{record.getMessage()} {fields}".rstrip()
         if record.exc_info and record.exc_info[1] is not None:
