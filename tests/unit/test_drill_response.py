@@ -35,7 +35,7 @@ def test_that_the_load_ended_is_no_trouble_and_what_goes_on_is() -> None:
 
 
 def test_the_suspect_is_the_one_that_explains_most() -> None:
-    diagnoses = [
+    diagnoses: list[dict[str, Any]] = [
         {"suspect": None, "share": None, "at_s": 1.0},
         {"suspect": "tenant", "share": 0.2, "at_s": 2.0},
         {"suspect": "demand", "share": 0.9, "at_s": 3.0},

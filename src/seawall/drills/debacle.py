@@ -12,7 +12,17 @@ from typing import Final
 from seawall.drills.generator import Progress
 from seawall.drills.instance import running_instance
 from seawall.drills.load import Manner
-from seawall.drills.surge import Act, Surge, complaints_of, find_capacity, goals_of, load_of, perform, retry_of
+from seawall.drills.surge import (
+    OVER_WITHIN_S,
+    Act,
+    Surge,
+    complaints_of,
+    find_capacity,
+    goals_of,
+    load_of,
+    perform,
+    retry_of,
+)
 
 CONNECTIONS_MAX: Final = 60
 """What PostgreSQL accepts, in both acts: few, so that the limit is met on a small machine."""
@@ -21,6 +31,8 @@ AS_IT_WAS: Final = "as it was"
 AS_IT_IS: Final = "as it is"
 VERIFY_S: Final = {AS_IT_WAS: 5.0, AS_IT_IS: 60.0}
 """How long it is tried to read what was acknowledged: not for long where nothing answers."""
+OVER_S: Final = {AS_IT_WAS: 0.0, AS_IT_IS: OVER_WITHIN_S}
+"""How long it is waited for the incident to be over: not where it is not."""
 
 AFFECTED_MIN: Final = 0.30
 """The outage kept 30 % of the users from their files."""
@@ -96,6 +108,7 @@ async def replay(
                     capacity=capacity,
                     ledger=directory,
                     verify_s=VERIFY_S[name],
+                    over_s=OVER_S[name],
                     hear=lambda progress, name=name: hear(name, progress),  # type: ignore[misc]
                 )
             )

@@ -14,7 +14,7 @@ EARLY_S: Final = 2.0
 """An incident may begin so long before the load that caused it: when both began is known to a second."""
 
 POLL_S: Final = 0.5
-TIMES: Final = ("detected_s", "diagnosed_s", "mitigated_s", "recovered_s")
+TIMES: Final = ("detected_s", "diagnosed_s", "mitigated_s")
 MINUTE, HOUR = 60.0, 3600.0
 
 
@@ -42,8 +42,17 @@ ORIGINAL: Final = Response(
 )
 
 
-def response_of(incident: Mapping[str, Any], *, began_s: float, post_mortem: Mapping[str, str]) -> Response:
-    """Return what an incident's record says, `began_s` being the moment on the wall clock that counts as its begin."""
+def response_of(
+    incident: Mapping[str, Any], *, began_s: float, ended_s: float, post_mortem: Mapping[str, str]
+) -> Response:
+    """Return what an incident's record says of a load.
+
+    Args:
+        incident: the record.
+        began_s: the moment on the wall clock that counts as its begin.
+        ended_s: when the load ended: that nobody comes any more is no trouble.
+        post_mortem: the draft, by its form.
+    """
     suspected = [one for one in incident["diagnoses"] if one["suspect"] is not None]
     best = max(suspected, key=lambda one: (one["share"] or 0.0, one["at_s"]), default=None)
     return Response(
@@ -51,15 +60,19 @@ def response_of(incident: Mapping[str, Any], *, began_s: float, post_mortem: Map
         title=incident["title"],
         suspect=best["suspect"] if best is not None else "unknown",
         post_mortem=post_mortem,
-        **{
-            name: _after(incident[name], began_s)
-            for name in ("detected_s", "diagnosed_s", "mitigated_s", "recovered_s")
-        },
+        recovered_s=_after(_recovered_s(incident, ended_s=ended_s), began_s),
+        **{name: _after(incident[name], began_s) for name in TIMES},
     )
 
 
-async def read_response(instance: Instance, *, began_s: float, patience_s: float) -> Response:
-    """Ask the keeper about the incident of a load that began then, and wait so long for it to be over.
+def _recovered_s(incident: Mapping[str, Any], *, ended_s: float) -> float | None:
+    """Return when the trouble of the last alert of a load ended; None: it did not."""
+    ends_s = [raised["ended_s"] for raised in incident["alerts"] if raised["alert"]["fired_s"] < ended_s]
+    return max(ends_s, default=None) if None not in ends_s else None
+
+
+async def read_response(instance: Instance, *, began_s: float, ended_s: float, patience_s: float) -> Response:
+    """Ask the keeper about the incident of a load that began and ended then, and wait so long for it to be over.
 
     What it does not answer is not known: a response without an incident.
     """
@@ -74,7 +87,7 @@ async def read_response(instance: Instance, *, began_s: float, patience_s: float
                 found = await ask(path, "incidents.show", id=mine[-1]["id"])
         except SeawallError:
             found = None
-        is_over = found is not None and found["resolved_s"] is not None
+        is_over = found is not None and _recovered_s(found, ended_s=ended_s) is not None
         if is_over or monotonic_s() > deadline_s:
             break
         await asyncio.sleep(POLL_S)
@@ -83,7 +96,7 @@ async def read_response(instance: Instance, *, began_s: float, patience_s: float
     drafts: dict[str, str] = {}
     for form in ("md", "html"):
         drafts[form] = await ask(path, "incidents.post-mortem", id=found["id"], format=form)
-    return response_of(found, began_s=began_s, post_mortem=drafts)
+    return response_of(found, began_s=began_s, ended_s=ended_s, post_mortem=drafts)
 
 
 def _after(at_s: float | None, began_s: float) -> float | None:

@@ -344,10 +344,11 @@ async def perform(
         hear(progress)
 
     summary = await generate(stage.order(load, ledger=noted), hear=listen)
+    ended_s = wall_s()
     rss_bytes = max(map(_rss_most_bytes, instance.node_pids()), default=0)
     verdict = await verify_ledger(noted, stage.instance.target(stage.bucket), instance.root_keys, patience_s=verify_s)
     surge_began_s = (began_s[0] if began_s else wall_s()) + summary.surge_from_s
-    response = await read_response(instance, began_s=surge_began_s, patience_s=over_s)
+    response = await read_response(instance, began_s=surge_began_s, ended_s=ended_s, patience_s=over_s)
     return act_of(
         summary,
         verdict,

@@ -96,7 +96,6 @@ class DatabaseProbe:
         self._server: Mapping[str, Any] = {}
         self._grown: tuple[float, Mapping[str, float | None]] = (0.0, {})
         self._fell = False
-        # One statement at a time: the driver would refuse the other, and that is no word of the server.
 
     def __repr__(self) -> str:
         return f"<DatabaseProbe of {self.endpoint.name}, {'up' if self.sight.up else self.sight.trouble}>"
