@@ -96,8 +96,6 @@ class DatabaseProbe:
         self._server: Mapping[str, Any] = {}
         self._grown: tuple[float, Mapping[str, float | None]] = (0.0, {})
         self._fell = False
-        # One statement at a time: the driver would refuse the other, and that is no word of the server.
-        self._speaking = asyncio.Lock()
 
     def __repr__(self) -> str:
         return f"<DatabaseProbe of {self.endpoint.name}, {'up' if self.sight.up else self.sight.trouble}>"
@@ -170,7 +168,6 @@ class DatabaseProbe:
         return await self._tell("terminate", session)
 
     async def _tell(self, what: str, session: Session) -> bool:
-<<<<<<< HEAD
         meant = (session.pid, session.began_s, session.state, session.for_s)
         try:
             async with asyncio.timeout(SLOW_S), self._turn:
@@ -185,19 +182,6 @@ class DatabaseProbe:
             await self._look_now()
 
     async def _look_now(self) -> None:
-=======
-        if self._connection is None or self._speaking.locked():
-            raise DatabaseDown("The keeper's own session with the database does not answer.")
-        async with self._speaking:
-            done = await self._connection.value(QUERIES[what].sql, session.pid, session.began_s, within_s=SLOW_S)
-        return bool(done)
-
-    async def _look(self) -> None:
-        async with self._speaking:
-            await self._look_around()
-
-    async def _look_around(self) -> None:
->>>>>>> wt-review1
         self._asked_s = monotonic_s()
         self._unanswered_since_s = self._unanswered_since_s or self._asked_s
         try:
