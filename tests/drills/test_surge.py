@@ -46,7 +46,7 @@ async def test_in_a_surge_the_service_does_what_it_can_is_fair_and_loses_nothing
         ):
             surge = replace(SHORT, shape=shape, retry=retry_of(manner))
             load = load_of(surge, capacity_per_s=capacity.served_per_s)
-            act = await perform(instance, load, capacity=capacity, ledger=tmp_path)
+            act = await perform(instance, load, capacity=capacity, ledger=tmp_path, over_s=0.0)
             complaints[shape] = complaints_of(act, surge, half_of(goals_of(surge)))
 
     assert complaints == {shape: [] for shape in Shape}
@@ -64,7 +64,7 @@ async def test_without_its_protections_the_same_service_goes_down_and_stays_down
         # What it can serve as it is: 6 connections, each held for so long.
         capacity = Capacity(served_per_s=6 / surge.hold_s, offered_per_s=0.0)
         load = load_of(surge, capacity_per_s=capacity.served_per_s)
-        act = await perform(instance, load, capacity=capacity, ledger=tmp_path, verify_s=1.0)
+        act = await perform(instance, load, capacity=capacity, ledger=tmp_path, verify_s=1.0, over_s=0.0)
 
     assert act.goodput < 0.5
     assert act.serving_after_s is None or act.serving_after_s > 3

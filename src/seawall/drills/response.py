@@ -1,7 +1,7 @@
 """How the keeper took it: when it noticed, whom it suspected, what it did, and the post-mortem it drafted."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -71,10 +71,18 @@ def _recovered_s(incident: Mapping[str, Any], *, ended_s: float) -> float | None
     return max(ends_s, default=None) if None not in ends_s else None
 
 
-async def read_response(instance: Instance, *, began_s: float, ended_s: float, patience_s: float) -> Response:
+async def read_response(
+    instance: Instance,
+    *,
+    began_s: float,
+    ended_s: float,
+    patience_s: float,
+    meanwhile: Callable[[], Awaitable[object]],
+) -> Response:
     """Ask the keeper about the incident of a load that began and ended then, and wait so long for it to be over.
 
-    What it does not answer is not known: a response without an incident.
+    `meanwhile` asks the service for a little, again and again: while nobody asks, nobody can say that it is better.
+    What the keeper does not answer is not known: a response without an incident.
     """
     path = instance.data_dir / "run" / "keeper.sock"
     deadline_s = monotonic_s() + patience_s
@@ -91,6 +99,7 @@ async def read_response(instance: Instance, *, began_s: float, ended_s: float, p
         if is_over or monotonic_s() > deadline_s:
             break
         await asyncio.sleep(POLL_S)
+        await meanwhile()
     if found is None:
         return Response()
     drafts: dict[str, str] = {}

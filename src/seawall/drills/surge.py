@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from seawall.clock import wall_s
+from seawall.drills.client import Caller, Signer
 from seawall.drills.generator import VERIFY_PATIENCE_S, Progress, Verdict, generate, verify_ledger
 from seawall.drills.instance import PROOF_USERS, Instance, measure_capacity, prove_generator, set_stage
 from seawall.drills.load import (
@@ -44,6 +45,7 @@ PROOF_LEAST: Final = 15.0
 """The generator proves that it can offer half as much again as the surge, and 15 times the capacity at the least."""
 
 CAPACITY_S: Final = 4.0
+LITTLE_KEY, LITTLE = "somebody-still-asks", b"a little"
 OVER_WITHIN_S: Final = 45.0
 """How long it may take until an incident is said to be over: it has to be clean for half a minute."""
 
@@ -348,7 +350,16 @@ async def perform(
     rss_bytes = max(map(_rss_most_bytes, instance.node_pids()), default=0)
     verdict = await verify_ledger(noted, stage.instance.target(stage.bucket), instance.root_keys, patience_s=verify_s)
     surge_began_s = (began_s[0] if began_s else wall_s()) + summary.surge_from_s
-    response = await read_response(instance, began_s=surge_began_s, ended_s=ended_s, patience_s=over_s)
+    target = stage.instance.target(stage.bucket)
+    async with Caller(target, Signer(*instance.root_keys)) as caller:
+
+        async def ask_a_little() -> None:
+            for method, body in (("PUT", LITTLE), ("GET", b"")):
+                await caller.ask(method, target.path(LITTLE_KEY), body=body, timeout_s=DEADLINE_S)
+
+        response = await read_response(
+            instance, began_s=surge_began_s, ended_s=ended_s, patience_s=over_s, meanwhile=ask_a_little
+        )
     return act_of(
         summary,
         verdict,
