@@ -1,7 +1,8 @@
 """How the keeper took it: when it noticed, whom it suspected, what it did, and the post-mortem it drafted."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+import math
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,7 +15,6 @@ EARLY_S: Final = 2.0
 """An incident may begin so long before the load that caused it: when both began is known to a second."""
 
 POLL_S: Final = 0.5
-TIMES: Final = ("detected_s", "diagnosed_s", "mitigated_s")
 MINUTE, HOUR = 60.0, 3600.0
 
 
@@ -53,16 +53,25 @@ def response_of(
         ended_s: when the load ended: that nobody comes any more is no trouble.
         post_mortem: the draft, by its form.
     """
-    suspected = [one for one in incident["diagnoses"] if one["suspect"] is not None]
-    best = max(suspected, key=lambda one: (one["share"] or 0.0, one["at_s"]), default=None)
+    since_s = began_s - EARLY_S
+    diagnoses = [one for one in incident["diagnoses"] if one["suspect"] is not None and one["at_s"] >= since_s]
+    best = max(diagnoses, key=lambda one: (one["share"] or 0.0, one["at_s"]), default=None)
+    alerts_s = [raised["alert"]["fired_s"] for raised in incident["alerts"]]
     return Response(
         incident=incident["id"],
         title=incident["title"],
         suspect=best["suspect"] if best is not None else "unknown",
-        post_mortem=post_mortem,
+        # It may have begun before, with something small that was not over yet.
+        detected_s=_first_after(alerts_s, began_s),
+        diagnosed_s=_first_after([one["at_s"] for one in diagnoses], began_s),
+        mitigated_s=_first_after([action["at_s"] for action in incident["actions"]], began_s),
         recovered_s=_after(_recovered_s(incident, ended_s=ended_s), began_s),
-        **{name: _after(incident[name], began_s) for name in TIMES},
+        post_mortem=post_mortem,
     )
+
+
+def _first_after(times_s: Iterable[float], began_s: float) -> float | None:
+    return _after(min((at_s for at_s in times_s if at_s >= began_s - EARLY_S), default=None), began_s)
 
 
 def _recovered_s(incident: Mapping[str, Any], *, ended_s: float) -> float | None:
@@ -90,9 +99,10 @@ async def read_response(
         found: dict[str, Any] | None = None
         try:
             known = await ask(path, "incidents.list")
-            mine = [one for one in known if one["detected_s"] >= began_s - EARLY_S]
+            # The latest first: the one that goes on, or was over after this began.
+            mine = [one for one in known if (one["resolved_s"] or math.inf) >= began_s]
             if mine:
-                found = await ask(path, "incidents.show", id=mine[-1]["id"])
+                found = await ask(path, "incidents.show", id=mine[0]["id"])
         except SeawallError:
             found = None
         is_over = found is not None and _recovered_s(found, ended_s=ended_s) is not None
