@@ -15,6 +15,7 @@ EARLY_S: Final = 2.0
 """An incident may begin so long before the load that caused it: when both began is known to a second."""
 
 POLL_S: Final = 0.5
+ANSWER_S: Final = 10.0
 MINUTE, HOUR = 60.0, 3600.0
 
 
@@ -94,7 +95,8 @@ async def read_response(
     What the keeper does not answer is not known: a response without an incident.
     """
     path = instance.data_dir / "run" / "keeper.sock"
-    deadline_s = monotonic_s() + patience_s
+    asked_s = monotonic_s()
+    deadline_s = asked_s + patience_s
     while True:
         found: dict[str, Any] | None = None
         try:
@@ -106,7 +108,9 @@ async def read_response(
         except SeawallError:
             found = None
         is_over = found is not None and _recovered_s(found, ended_s=ended_s) is not None
-        if is_over or monotonic_s() > deadline_s:
+        # A keeper with a dead service beside it may be busy: it has a moment to answer in any case.
+        until_s = deadline_s if found is not None else max(deadline_s, asked_s + ANSWER_S)
+        if is_over or monotonic_s() > until_s:
             break
         await asyncio.sleep(POLL_S)
         await meanwhile()

@@ -84,7 +84,9 @@ def _alerts(incident: Incident) -> Iterator[Line]:
             is_milestone=number == 0,
         )
         if raised.ended_s is not None:
-            yield Line(at_s=raised.ended_s, text=f"Alert {alert.name} ended.", source="alert.resolved")
+            # What was seen too late to be told before it ended was over when it was told.
+            ended_s = max(raised.ended_s, alert.fired_s)
+            yield Line(at_s=ended_s, text=f"Over: {alert.name}, rule {alert.rule}.", source="alert.resolved")
 
 
 def _diagnoses(incident: Incident) -> Iterator[Line]:
