@@ -533,7 +533,8 @@ async def test_a_server_that_freezes_in_the_middle_of_a_decision_does_not_keep_a
                 assert holder.lease.granted == 0
             finally:
                 for pid in processes:
-                    os.kill(pid, signal.SIGCONT)
+                    with suppress(ProcessLookupError):  # One that was ending anyway.
+                        os.kill(pid, signal.SIGCONT)
         await eventually(lambda: len(holder.open) == 5)
         await holder.__aexit__()
 
@@ -645,7 +646,7 @@ async def small_cluster(open_directory: Callable[[], Path]) -> AsyncIterator[Clu
 
 @pytest.fixture
 async def few(small_cluster: Cluster) -> AsyncIterator[Cluster]:
-    """The same; every lease has been given back, and nothing of ours is connected, when the test is over."""
+    """The same; when the test is over, every lease was given back or has ended, and nothing of ours is connected."""
     yield small_cluster
     await small_cluster.heal()
     await nothing_is_left(small_cluster)
@@ -653,7 +654,10 @@ async def few(small_cluster: Cluster) -> AsyncIterator[Cluster]:
 
 async def nothing_is_left(cluster: Cluster, *, places: Sequence[int] = (0, 1, 2)) -> None:
     kept = "select count(*) from connection_leases where expires_at > clock_timestamp()"
-    assert await ask(cluster.primary, kept) == 0
+    # A node that had no time to give its share back lets it end.
+    async with asyncio.timeout(15):
+        while await ask(cluster.primary, kept):
+            await asyncio.sleep(0.1)
     for place in places:
         async with asyncio.timeout(10):
             while await seen(cluster, place):

@@ -43,3 +43,12 @@ async def test_a_loop_that_is_late_each_time_lags_in_the_next_stretch(lag: LoopL
     working.cancel()
 
     assert lag.take_least_s() >= 0.01
+
+
+async def test_who_asks_again_right_after_a_pause_hears_of_no_lag(lag: LoopLag) -> None:
+    await asyncio.sleep(2 * INTERVAL_S)
+    time.sleep(0.3)
+    await asyncio.sleep(0)
+    lag.take_least_s()
+
+    assert lag.take_least_s() < 0.2
