@@ -11,6 +11,7 @@ from seawall.clock import monotonic_s
 from seawall.database import Balancer, Database
 from seawall.database.holds import ACCOUNTS_MAX
 from seawall.database.pool import HELD_TOO_LONG_S
+from seawall.database.servers import Server
 from seawall.telemetry.host import open_descriptors, started_s
 from seawall.telemetry.metrics import number
 from seawall.telemetry.purpose import Urgency
@@ -168,6 +169,11 @@ def balancer_snapshot(balancer: Balancer) -> dict[str, Any]:
     }
 
 
+def age_s(server: Server, now_s: float) -> float | None:
+    """Return how old what a replica shows is; None where nobody knows."""
+    return now_s - server.fresh_s if math.isfinite(server.fresh_s) else None
+
+
 def connections_of(database: Database) -> dict[str, Any]:
     """Return what a process does with its connections, to all servers together, and who held them lately."""
     pools = [server.pool for server in database.servers]
@@ -194,6 +200,7 @@ def connections_of(database: Database) -> dict[str, Any]:
                 "server": server.endpoint.name,
                 "primary": server.pool is database.pool,
                 "up": not server.is_ill,
+                "age_s": age_s(server, now_s) if server.pool is not database.pool else None,
                 "size": server.pool.size,
                 "lent": server.pool.lent,
             }

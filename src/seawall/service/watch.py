@@ -417,10 +417,10 @@ def replica_ages_s(summaries: Iterable[Message]) -> dict[str, float]:
     """Return how old what each replica shows is, by the name nodes call it: the worst that a node knows of."""
     found: dict[str, float] = {}
     for summary in summaries:
-        metrics: Mapping[str, Any] = summary.get("metrics") or {}
-        for sample in metrics.get("db_client_replica_age_seconds", ()):
-            name = sample["labels"][0]
-            found[name] = max(found.get(name, 0.0), sample["value"])
+        connections: Mapping[str, Any] = summary.get("connections") or {}
+        for server in connections.get("servers", ()):
+            if server["age_s"] is not None:
+                found[server["server"]] = max(found.get(server["server"], 0.0), server["age_s"])
     return found
 
 
